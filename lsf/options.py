@@ -8,14 +8,82 @@ from typing import Any
 import attrs
 
 
+@attrs.frozen
+class Rule:
+    """A validator that can say what it expects: the recipe reader and ``lsf describe`` print it.
+
+    ``choices`` are the valid values where there are only a few, so that a wrong one gets the nearest.
+    """
+
+    expected: str
+    holds: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+
+    def __call__(self, instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        """Raise ValueError when the value breaks the rule."""
+        if not self.holds(value):
+            raise ValueError(f"{attribute.name} = {value!r}: expected {self.expected}")
+
+
+def above(bound: float) -> Rule:
+    """Return the rule ``value > bound``."""
+    return Rule(f"a number > {bound:g}", lambda value: value > bound)
+
+
+def at_least(bound: float) -> Rule:
+    """Return the rule ``value >= bound``."""
+    return Rule(f"a number >= {bound:g}", lambda value: value >= bound)
+
+
+def between(low: float, high: float, *, open_ends: bool = False) -> Rule:
+    """Return the rule ``low <= value <= high``; with ``open_ends`` the bounds themselves are refused."""
+    if open_ends:
+        return Rule(f"a number between {low:g} and {high:g}, both excluded", lambda v: low < v < high)
+    return Rule(f"a number from {low:g} to {high:g}", lambda value: low <= value <= high)
+
+
+def one_of(*choices: str) -> Rule:
+    """Return the rule that the value is one of a few words."""
+    listed = ", ".join(f'"{choice}"' for choice in choices)
+    return Rule(f"one of {listed}", lambda value: value in choices, choices)
+
+
+def not_empty(what: str = "at least one entry") -> Rule:
+    """Return the rule that a string, table or list is not empty."""
+    return Rule(what, lambda value: len(value) > 0)
+
+
+def unless_none(rule: Rule) -> Rule:
+    """Return the rule for an optional value: None, or what ``rule`` allows."""
+    return Rule(rule.expected, lambda value: value is None or rule.holds(value), rule.choices)
+
+
+def each(rule: Rule) -> Rule:
+    """Return the rule that every item of a list, or every value of a table, obeys ``rule``."""
+
+    def holds(value: Any) -> bool:
+        return all(rule.holds(item) for item in (value.values() if isinstance(value, dict) else value))
+
+    return Rule(f"for each item, {rule.expected}", holds, rule.choices)
+
+
 def option(
     doc: str,
     *,
     default: Any = attrs.NOTHING,
     factory: Callable[[], Any] | None = None,
     validator: Any = None,
+    registry: str | None = None,
+    path: bool = False,
+    words: tuple[str, ...] = (),
 ) -> Any:
-    """Return an attrs field whose ``metadata["doc"]`` says what it means and what changing it does."""
+    """Return an attrs field whose ``metadata["doc"]`` says what it means and what changing it does.
+
+    ``registry`` tells that the value names a component of that kind. ``path`` marks file names, which
+    the recipe reader makes absolute from the recipe's folder, except the few ``words`` with a meaning
+    of their own.
+    """
+    metadata = {"doc": doc, "registry": registry, "path": path, "words": words}
     if factory is not None:
-        return attrs.field(factory=factory, validator=validator, metadata={"doc": doc})
-    return attrs.field(default=default, validator=validator, metadata={"doc": doc})
+        return attrs.field(factory=factory, validator=validator, metadata=metadata)
+    return attrs.field(default=default, validator=validator, metadata=metadata)
