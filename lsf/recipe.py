@@ -197,6 +197,12 @@ class Training:
         default=10.0,
         validator=unless_none(above(0.0)),
     )
+    error_table: str = option(
+        'Columns of the final error tables; "auto" shows every property that has labels. It changes what is '
+        "printed, not what is trained.",
+        default="auto",
+        registry="metrics",
+    )
     optimizer: Component = component(
         "The optimizer and its options; the learning rate stands in the stages. adam suits most runs.",
         kind="optimizers",
