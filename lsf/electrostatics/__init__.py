@@ -1,0 +1,1 @@
+"""Coulomb energies of Gaussian multipoles: pure functions of tensors, one module per formula."""

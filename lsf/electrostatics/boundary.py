@@ -1,0 +1,305 @@
+"""Boundary methods: what a structure's periodicity means for its Coulomb energy, decided one by one.
+
+A method maps the number of periodic directions of a structure to a *kind*; the kind alone decides the
+formula. Nothing here looks at other structures, so an energy never depends on its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lsf.electrostatics import lists
+from lsf.errors import BoundaryError, did_you_mean
+from lsf.options import option
+
+KIND_OPEN: Final = 0
+KIND_PERIODIC: Final = 1
+KIND_SLAB: Final = 2
+KIND_BOX: Final = 3
+
+SLAB_GAP: Final = 10.0
+"""Empty space along a slab's normal in units of the smearing width: images of Gaussians then overlap by
+erfc(5) = 2e-12."""
+
+CUBE_TOLERANCE: Final = 0.01
+"""Largest relative difference of edge lengths, and cosine of an angle, of a cell that counts as a cube."""
+
+BOX_EDGE: Final = 30.0
+BOX_MARGIN: Final = 20.0
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+
+
+class CoulombPlan(NamedTuple):
+    """Integer lists that fix which terms a Coulomb energy sums; every real number follows from the cell.
+
+    ``n_k`` etc. count a whole batch: lists of several structures are concatenated in order.
+    """
+
+    kind: Tensor  # (n_graphs,) int64, one of KIND_*
+    slab_axis: Tensor  # (n_graphs,) int64, index of a slab's non-periodic lattice row; 2 elsewhere
+    slab_length: Tensor  # (n_graphs,) float64 [Å], internal cell length along a slab's normal; 0 elsewhere
+    k_triplets: Tensor  # (n_k, 3) int64, half space, k = 0 excluded, along the rows of the (internal) cell
+    k_batch: Tensor  # (n_k,) int64, structure of each triplet
+    layer_pairs: Tensor  # (n_layer, 2) int64, half plane, along rows slab_axis + 1 and slab_axis + 2 (mod 3)
+    layer_batch: Tensor  # (n_layer,) int64
+    open_pairs: Tensor  # (2, n_pairs) int64, atoms i < j within open structures
+
+
+# ---------------------------------------------------------------------------------------------------
+# methods
+
+
+def realspace(pbc: BoolArray) -> int:
+    """Return the kind of a molecule or cluster summed pair by pair, in open space."""
+    return _choose("realspace", {0: KIND_OPEN}, pbc)
+
+
+def pbc(pbc: BoolArray) -> int:
+    """Return the kind of a crystal, liquid or any structure periodic along all three directions."""
+    return _choose("pbc", {3: KIND_PERIODIC}, pbc)
+
+
+def slab(pbc: BoolArray) -> int:
+    """Return the kind of a layer periodic along two directions, open along their normal."""
+    return _choose("slab", {2: KIND_SLAB}, pbc)
+
+
+def molecule_in_box(pbc: BoolArray) -> int:
+    """Return the kind of a molecule summed in a cubic box, with the box's leading error removed."""
+    return _choose("molecule_in_box", {0: KIND_BOX}, pbc)
+
+
+def mixed_periodic(pbc: BoolArray) -> int:
+    """Return the kind by periodicity: crystal, slab, or molecule in a cubic box."""
+    return _choose("mixed_periodic", {0: KIND_BOX, 2: KIND_SLAB, 3: KIND_PERIODIC}, pbc)
+
+
+def auto(pbc: BoolArray) -> int:
+    """Return the kind by periodicity: crystal, slab, or open molecule."""
+    return _choose("auto", {0: KIND_OPEN, 2: KIND_SLAB, 3: KIND_PERIODIC}, pbc)
+
+
+METHODS: Final[Mapping[str, Callable[[BoolArray], int]]] = {
+    "realspace": realspace,
+    "pbc": pbc,
+    "slab": slab,
+    "molecule_in_box": molecule_in_box,
+    "mixed_periodic": mixed_periodic,
+    "auto": auto,
+}
+
+
+def _choose(method: str, kinds: Mapping[int, int], pbc: BoolArray) -> int:
+    directions = int(np.count_nonzero(pbc))
+    if directions in kinds:
+        return kinds[directions]
+    found = " ".join("T" if periodic else "F" for periodic in pbc)
+    treats = {0: "F F F", 2: "two T and one F", 3: "T T T"}
+    able = " or ".join(treats[count] for count in sorted(kinds))
+    others = {
+        0: "use realspace, auto, mixed_periodic or molecule_in_box",
+        1: "no method treats one periodic direction: repeat the structure in a cell with vacuum and declare "
+        "it T T T, or cut a cluster and declare it F F F",
+        2: "use slab, mixed_periodic or auto",
+        3: "use pbc, mixed_periodic or auto",
+    }
+    raise BoundaryError(
+        f"boundary {method!r} cannot treat pbc = {found}: it treats pbc = {able}; {others[directions]}"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------
+# settings
+
+
+def _known_method(_instance: Any, attribute: attrs.Attribute[str], value: Any) -> None:
+    if value not in METHODS:
+        raise ValueError(
+            f"{attribute.name} = {value!r} is no boundary method; {did_you_mean(str(value), METHODS)}"
+        )
+
+
+def _positive(_instance: Any, attribute: attrs.Attribute[float], value: Any) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0.0 < value < float("inf"):
+        raise ValueError(f"{attribute.name} = {value!r} must be a positive, finite number")
+
+
+def _degree(_instance: Any, attribute: attrs.Attribute[int], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 2:
+        raise ValueError(f"{attribute.name} = {value!r} must be 0 (charges), 1 (dipoles) or 2 (quadrupoles)")
+
+
+def _flag(_instance: Any, attribute: attrs.Attribute[bool], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{attribute.name} = {value!r} must be true or false")
+
+
+@attrs.frozen
+class Electrostatics:
+    """Settings of the Coulomb energy, the ``[electrostatics]`` table of a recipe."""
+
+    boundary: str = option(
+        "Boundary method: realspace, pbc, slab, molecule_in_box, mixed_periodic or auto. "
+        "A structure whose periodicity the method cannot treat is refused.",
+        default="mixed_periodic",
+        validator=_known_method,
+    )
+    multipoles_max_l: int = option(
+        "Highest multipole of each atom's density: 0 charges, 1 dipoles, 2 quadrupoles. "
+        "Higher ones describe polar and lone-pair directions; the cost grows with (l + 1)².",
+        default=1,
+        validator=_degree,
+    )
+    smearing_width: float = option(
+        "Standard deviation of the Gaussian that carries each multipole, in Å. "
+        "Wider is smoother and cheaper (k-vectors ∝ 1/σ³) but softens interactions below about 3 σ.",
+        default=1.5,
+        validator=_positive,
+    )
+    kspace_cutoff_factor: float = option(
+        "Scales the largest wave vector of reciprocal sums; it has no effect on open structures. "
+        "Larger is more exact at a cost ∝ factor³; below 1.2 stresses are unreliable.",
+        default=1.25,
+        validator=_positive,
+    )
+    include_self_interaction: bool = option(
+        "Whether each Gaussian's interaction with itself counts. "
+        "It is the same constant per coefficient in every boundary method, so leave it on unless "
+        "energies are compared with a code that removes it.",
+        default=True,
+        validator=_flag,
+    )
+
+    @property
+    def k_cutoff(self) -> float:
+        """Largest wave vector in 1/Å, ``factor · 0.75 · (3/σ) · (L + 1)^0.3``."""
+        degree = float((self.multipoles_max_l + 1) ** 0.3)
+        return self.kspace_cutoff_factor * 0.75 * 3.0 / self.smearing_width * degree
+
+
+# ---------------------------------------------------------------------------------------------------
+# plans
+
+
+def plan_structure(
+    settings: Electrostatics, positions: FloatArray, cell: FloatArray, pbc: BoolArray
+) -> CoulombPlan:
+    """Return the lists of one structure's Coulomb sums.
+
+    Parameters
+    ----------
+    settings : boundary method and accuracy
+    positions : (n_atoms, 3) [Å], need not be wrapped; not NaN
+    cell : (3, 3) [Å], rows are lattice vectors; ignored for open structures
+    pbc : (3,) declared periodicity
+
+    Raises
+    ------
+    BoundaryError
+        when the method cannot treat this periodicity or cell; the message says what is possible instead.
+    """
+    pbc = np.asarray(pbc, dtype=bool).reshape(3)
+    cell = np.asarray(cell, dtype=np.float64).reshape(3, 3)
+    positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
+    kind = METHODS[settings.boundary](pbc)
+    axis, length = 2, 0.0
+    triplets = np.zeros((0, 3), dtype=np.int64)
+    layers = np.zeros((0, 2), dtype=np.int64)
+    pairs = np.zeros((2, 0), dtype=np.int64)
+    if kind == KIND_OPEN:
+        pairs = np.stack(np.triu_indices(len(positions), 1)).astype(np.int64)
+    elif kind == KIND_SLAB:
+        axis = int(np.flatnonzero(~pbc)[0])
+        _check_plane(cell, axis)
+        extent, length, internal = lists.slab_cell(
+            positions, cell, axis, gap=SLAB_GAP * settings.smearing_width
+        )
+        triplets = lists.half_space(internal, settings.k_cutoff)
+        layers = lists.layer_half_plane(internal, axis, length - extent)
+    else:
+        (_check_cube if kind == KIND_BOX else _check_cell)(settings.boundary, cell, positions)
+        triplets = lists.half_space(cell, settings.k_cutoff)
+    return CoulombPlan(
+        kind=torch.tensor([kind], dtype=torch.int64),
+        slab_axis=torch.tensor([axis], dtype=torch.int64),
+        slab_length=torch.tensor([length], dtype=torch.float64),
+        k_triplets=torch.from_numpy(triplets),
+        k_batch=torch.zeros(len(triplets), dtype=torch.int64),
+        layer_pairs=torch.from_numpy(layers),
+        layer_batch=torch.zeros(len(layers), dtype=torch.int64),
+        open_pairs=torch.from_numpy(pairs),
+    )
+
+
+def default_box(positions: FloatArray, pbc: BoolArray, cell: FloatArray, boundary: str) -> FloatArray | None:
+    """Return the cubic cell, (3, 3) Å, for a non-periodic structure without one; None where none is needed.
+
+    Methods that sum a molecule in a box need a cube; 30 Å or the structure's largest extent + 20 Å,
+    whichever is larger, leaves an error of order L⁻⁵.
+    """
+    treated_in_box = boundary in ("molecule_in_box", "mixed_periodic") and not np.any(pbc)
+    if not treated_in_box or _volume_fraction(np.asarray(cell, dtype=np.float64).reshape(3, 3)) > 1.0e-6:
+        return None
+    positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
+    extent = float(np.ptp(positions, axis=0).max()) if len(positions) else 0.0
+    return np.eye(3) * max(BOX_EDGE, extent + BOX_MARGIN)
+
+
+def _volume_fraction(cell: FloatArray) -> float:
+    """Return the volume divided by the product of the edges: 0 for a missing or flat cell, 1 for a brick."""
+    edges = float(np.prod(np.linalg.norm(cell, axis=1)))
+    return abs(float(np.linalg.det(cell))) / edges if edges > 0.0 else 0.0
+
+
+def _check_cell(method: str, cell: FloatArray, _positions: FloatArray) -> None:
+    if not np.isfinite(cell).all() or _volume_fraction(cell) < 1.0e-6:
+        raise BoundaryError(
+            f"boundary {method!r} needs three lattice vectors that span a volume; "
+            f"found cell = {cell.tolist()}: give a cell, or declare pbc = F F F and use realspace or auto"
+        )
+
+
+def _check_plane(cell: FloatArray, axis: int) -> None:
+    first, second = cell[(axis + 1) % 3], cell[(axis + 2) % 3]
+    area = float(np.linalg.norm(np.cross(first, second)))
+    if not area > 1.0e-6 * float(np.linalg.norm(first) * np.linalg.norm(second)):
+        raise BoundaryError(
+            "a slab needs two periodic lattice vectors that span an area; found "
+            f"{first.tolist()} and {second.tolist()}: give both, or declare pbc = F F F and use auto"
+        )
+
+
+def _check_cube(method: str, cell: FloatArray, positions: FloatArray) -> None:
+    edges = np.linalg.norm(cell, axis=1)
+    advice = "use realspace or auto, which need no cell, or give a cubic cell"
+    if not np.isfinite(cell).all() or edges.min() <= 0.0:
+        raise BoundaryError(
+            f"boundary {method!r} sums a non-periodic structure in a cubic cell; "
+            f"found cell = {cell.tolist()}: {advice}"
+        )
+    cosines = (cell @ cell.T / np.outer(edges, edges))[np.triu_indices(3, 1)]
+    if edges.max() > (1.0 + CUBE_TOLERANCE) * edges.min() or np.abs(cosines).max() > CUBE_TOLERANCE:
+        found = " x ".join(f"{edge:.4g}" for edge in edges)
+        angles = ", ".join(
+            f"{angle:.4g}" for angle in np.degrees(np.arccos(np.clip(cosines[::-1], -1.0, 1.0)))
+        )
+        raise BoundaryError(
+            f"boundary {method!r} sums a non-periodic structure in a cubic cell; found {found} Å with angles "
+            f"{angles} degrees (edges within {CUBE_TOLERANCE:.0%} are a cube): {advice}"
+        )
+    spread = float(np.ptp(positions @ np.linalg.inv(cell), axis=0).max()) if len(positions) else 0.0
+    if spread >= 1.0:
+        raise BoundaryError(
+            f"boundary {method!r}: the structure extends over {spread:.3g} of its {edges.min():.4g} Å box: "
+            "unwrap the molecule or enlarge the box, or use realspace or auto, which need no cell"
+        )
