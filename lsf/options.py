@@ -12,45 +12,46 @@ import attrs
 class Rule:
     """A validator that can say what it expects: the recipe reader and ``lsf describe`` print it.
 
-    ``choices`` are the valid values where there are only a few, so that a wrong one gets the nearest.
+    ``expected`` follows the type in a sentence: "an integer" ``>= 1``. ``choices`` are the valid values
+    where there are only a few, so that a wrong one gets the nearest.
     """
 
     expected: str
     holds: Callable[[Any], bool]
     choices: tuple[str, ...] = ()
 
-    def __call__(self, instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        """Raise ValueError when the value breaks the rule."""
+    def __call__(self, _instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        """Raise ValueError when the value breaks the rule; attrs calls this on construction."""
         if not self.holds(value):
-            raise ValueError(f"{attribute.name} = {value!r}: expected {self.expected}")
+            raise ValueError(f"{attribute.name} = {value!r}: expected a value {self.expected}")
 
 
 def above(bound: float) -> Rule:
     """Return the rule ``value > bound``."""
-    return Rule(f"a number > {bound:g}", lambda value: value > bound)
+    return Rule(f"> {bound:g}", lambda value: value > bound)
 
 
 def at_least(bound: float) -> Rule:
     """Return the rule ``value >= bound``."""
-    return Rule(f"a number >= {bound:g}", lambda value: value >= bound)
+    return Rule(f">= {bound:g}", lambda value: value >= bound)
 
 
 def between(low: float, high: float, *, open_ends: bool = False) -> Rule:
     """Return the rule ``low <= value <= high``; with ``open_ends`` the bounds themselves are refused."""
     if open_ends:
-        return Rule(f"a number between {low:g} and {high:g}, both excluded", lambda v: low < v < high)
-    return Rule(f"a number from {low:g} to {high:g}", lambda value: low <= value <= high)
+        return Rule(f"between {low:g} and {high:g}, both excluded", lambda value: low < value < high)
+    return Rule(f"from {low:g} to {high:g}", lambda value: low <= value <= high)
 
 
 def one_of(*choices: str) -> Rule:
     """Return the rule that the value is one of a few words."""
     listed = ", ".join(f'"{choice}"' for choice in choices)
-    return Rule(f"one of {listed}", lambda value: value in choices, choices)
+    return Rule(f"among {listed}", lambda value: value in choices, choices)
 
 
-def not_empty(what: str = "at least one entry") -> Rule:
+def not_empty() -> Rule:
     """Return the rule that a string, table or list is not empty."""
-    return Rule(what, lambda value: len(value) > 0)
+    return Rule("that is not empty", lambda value: len(value) > 0)
 
 
 def unless_none(rule: Rule) -> Rule:
@@ -64,7 +65,20 @@ def each(rule: Rule) -> Rule:
     def holds(value: Any) -> bool:
         return all(rule.holds(item) for item in (value.values() if isinstance(value, dict) else value))
 
-    return Rule(f"for each item, {rule.expected}", holds, rule.choices)
+    return Rule(f"each {rule.expected}", holds, rule.choices)
+
+
+@attrs.frozen
+class Component:
+    """A component chosen by name, with its own options: ``use = "adam"`` and its options inline."""
+
+    use: str
+    options: Any
+
+
+@attrs.frozen
+class NoOptions:
+    """The options of a component that has none."""
 
 
 def option(
@@ -79,11 +93,13 @@ def option(
 ) -> Any:
     """Return an attrs field whose ``metadata["doc"]`` says what it means and what changing it does.
 
-    ``registry`` tells that the value names a component of that kind. ``path`` marks file names, which
-    the recipe reader makes absolute from the recipe's folder, except the few ``words`` with a meaning
-    of their own.
+    ``validator`` is a rule, an attrs validator or a list of them. ``registry`` tells that the value names a
+    component of that kind. ``path`` marks file names, which the recipe reader makes absolute from the
+    recipe's folder. ``words`` have a meaning of their own where a name or a file is expected.
     """
-    metadata = {"doc": doc, "registry": registry, "path": path, "words": words}
+    validators = validator if isinstance(validator, list | tuple) else [validator]
+    rules = tuple(rule for rule in validators if isinstance(rule, Rule))
+    metadata = {"doc": doc, "registry": registry, "path": path, "words": words, "rules": rules}
     if factory is not None:
         return attrs.field(factory=factory, validator=validator, metadata=metadata)
     return attrs.field(default=default, validator=validator, metadata=metadata)

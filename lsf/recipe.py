@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import attrs
 
-from lsf.catalog import Component, component
+from lsf.catalog import component
 from lsf.electrostatics.boundary import Electrostatics
-from lsf.options import above, at_least, between, each, not_empty, one_of, option, unless_none
+from lsf.options import Component, above, at_least, between, each, not_empty, one_of, option, unless_none
 
 __all__ = [
     "Checks",
@@ -65,7 +65,8 @@ class Checks:
         validator=unless_none(above(0.0)),
     )
     max_force: float | None = option(
-        'Largest force component, in eV/Å. It catches wrong units and broken calculations; "none" switches it off.',
+        "Largest force component, in eV/Å. It catches wrong units and broken calculations; "
+        '"none" switches it off.',
         default=200.0,
         validator=unless_none(above(0.0)),
     )
@@ -97,7 +98,8 @@ class DataOptions:
         validator=unless_none(between(0.0, 1.0, open_ends=True)),
     )
     test: str | dict[str, str] | None = option(
-        "Test frames: one file, or a table of named files. They are only looked at in the final error tables.",
+        "Test frames: one file, or a table of named files. They are only looked at in the final error "
+        "tables.",
         default=None,
         path=True,
     )
@@ -110,7 +112,8 @@ class DataOptions:
         words=("average", "isolated"),
     )
     config_type_weights: dict[str, float] = option(
-        "Weight of all frames of a config_type; the rest weigh 1. A frame of weight 2 counts like two frames.",
+        "Weight of all frames of a config_type; the rest weigh 1. A frame of weight 2 counts like two "
+        "frames.",
         factory=dict,
         validator=each(at_least(0.0)),
     )
@@ -150,9 +153,7 @@ class LossTerm:
 class Stage:
     """One leg of the training, with its own losses and learning rate (``[[stages]]``)."""
 
-    name: str = option(
-        "Name of the stage. It is part of file names.", validator=not_empty("a non-empty name")
-    )
+    name: str = option("Name of the stage. It is part of file names.", validator=not_empty())
     epochs: int = option(
         "Number of passes over the training frames. More take longer and fit closer.", validator=at_least(1)
     )
@@ -193,7 +194,8 @@ class Training:
         validator=unless_none(between(0.0, 1.0, open_ends=True)),
     )
     clip_grad: float | None = option(
-        'Largest norm of the gradient; longer ones are scaled down. It tames rare bad batches; "none" switches it off.',
+        "Largest norm of the gradient; longer ones are scaled down. It tames rare bad batches; "
+        '"none" switches it off.',
         default=10.0,
         validator=unless_none(above(0.0)),
     )
@@ -228,13 +230,13 @@ class Recipe:
     schema: Literal[1] = option("Version of the recipe format. This lsf reads version 1.")
     name: str = option(
         "Name of the run. The run folder and the model file are named after it.",
-        validator=not_empty("a non-empty name"),
+        validator=not_empty(),
     )
     data: DataOptions = option("Where the data is and how it is checked. Paths start at the recipe's folder.")
     heads: dict[str, Head] = option(
         "Key mappings by name; the first is used for frames that name no head. A property must be mapped "
         "in a head to be trained on.",
-        validator=not_empty("at least one head"),
+        validator=not_empty(),
     )
     model: Component = component(
         "The model and its options. See lsf list models.",
@@ -242,7 +244,7 @@ class Recipe:
     )
     stages: tuple[Stage, ...] = option(
         "Legs of the training, one after the other. Each starts from the weights the one before left.",
-        validator=not_empty("at least one [[stages]] table"),
+        validator=not_empty(),
     )
     seed: int = option(
         "Seed of every random number: weights, splits, order of the frames. Another one gives another, "

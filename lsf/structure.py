@@ -1,0 +1,378 @@
+"""From the tables of a TOML file to attrs objects: strict types, every problem noted, none raised.
+
+cattrs stops at a class's first failing validator and converts between scalars; here every field is
+tried, nothing is converted but whole numbers to float, and each problem carries its place, its key path,
+what was found, what may stand there and the nearest name.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+import attrs
+
+from lsf.errors import CatalogError, Problem, did_you_mean
+from lsf.options import Component, Rule
+from lsf.toml import KeyPath, Positions, dotted
+
+Field = attrs.Attribute[Any]
+Hook = Callable[["Structurer", Any, KeyPath, "Field | None"], Any]
+
+INVALID: Final = object()
+"""Stands for a value that was refused; its problem has been noted."""
+
+NONE_WORD: Final = "none"
+"""TOML has no null: this word stands for "not set" in every optional field."""
+
+_SCALARS: Final[dict[Any, str]] = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    Any: "any value",
+}
+
+
+class Components(Protocol):
+    """What the structurer asks of the registry."""
+
+    def names(self, kind: str) -> Collection[str]:
+        """Return the names of all components of a kind."""
+
+    def options_class(self, kind: str, name: str) -> type:
+        """Return the attrs class of a component's options; CatalogError when it cannot be imported."""
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """Return the resolved annotation of every field of an attrs class."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in attrs.fields(cls)}
+
+
+def rules(field: Field | None) -> tuple[Rule, ...]:
+    """Return the rules of a field, which can say what they expect."""
+    return () if field is None else field.metadata.get("rules", ())
+
+
+def type_text(annotation: Any, field: Field | None = None) -> str:
+    """Return what may stand at a field, in words: type and range."""
+    suffix = " and ".join(rule.expected for rule in rules(field))
+    return f"{_type_words(annotation)} {suffix}".strip()
+
+
+def _type_words(annotation: Any) -> str:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation in _SCALARS:
+        return _SCALARS[annotation]
+    if annotation is type(None):
+        return f'"{NONE_WORD}"'
+    if origin is Literal:
+        words = ", ".join(f'"{arg}"' if isinstance(arg, str) else str(arg) for arg in args)
+        return f"one of {words}" if len(args) > 1 else words
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type_words(arg) for arg in args)
+    if origin is dict:
+        return f"a table of {_plural(args[1])}"
+    if origin in (tuple, list):
+        if origin is tuple and Ellipsis not in args:
+            return f"a list of {len(args)} {_plural(args[0])}"
+        return f"a list of {_plural(args[0])}"
+    return "a table"
+
+
+def _plural(annotation: Any) -> str:
+    words = _type_words(annotation)
+    singular = {"a number": "numbers", "a string": "strings", "an integer": "integers", "a table": "tables"}
+    return singular.get(words, f"values, each {words}")
+
+
+def found_text(value: Any) -> str:
+    """Return a TOML value in words, with its type."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        shown = value if len(value) <= 60 else f"{value[:57]}..."
+        return f'the string "{shown}"'
+    if isinstance(value, int):
+        return f"the integer {value}"
+    if isinstance(value, float):
+        return f"the number {value!r}"
+    if isinstance(value, Mapping):
+        return f"a table with {', '.join(map(str, value))}" if value else "an empty table"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return f"the {type(value).__name__} {value}"  # TOML's dates and times
+
+
+class Structurer:
+    """Turns tables into objects of annotated types and collects ``problems`` on the way.
+
+    ``folder`` is where relative file names start; ``hooks`` override how a type is built.
+    """
+
+    def __init__(
+        self,
+        positions: Positions,
+        components: Components,
+        folder: Path,
+        hooks: Mapping[Any, Hook] | None = None,
+    ) -> None:
+        self.positions = positions
+        self.components = components
+        self.folder = folder
+        self.hooks: dict[Any, Hook] = {Component: _component, **(hooks or {})}
+        self.problems: list[Problem] = []
+
+    def refuse(self, path: KeyPath, found: str, expected: str, hint: str = "") -> Any:
+        """Note a problem and return INVALID."""
+        self.problems.append(Problem(self.positions.where(path), dotted(path), found, expected, hint))
+        return INVALID
+
+    def value(self, annotation: Any, value: Any, path: KeyPath, field: Field | None = None) -> Any:
+        """Return ``value`` as the annotated type, or INVALID."""
+        origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+        if annotation in self.hooks:
+            return self.hooks[annotation](self, value, path, field)
+        if origin in (typing.Union, types.UnionType):
+            return self._union(annotation, value, path, field)
+        if not _fits(annotation, value):
+            return self._wrong_type(annotation, value, path, field)
+        if attrs.has(annotation):
+            return self.table(annotation, value, path)
+        if origin is dict:
+            return self._entries(args[1], value, path, field)
+        if origin in (tuple, list):
+            return self._items(annotation, value, path, field)
+        return float(value) if annotation is float else value
+
+    def table(self, cls: type, table: Mapping[str, Any], path: KeyPath) -> Any:
+        """Return an object of an attrs class from a table, or INVALID when a required value is missing.
+
+        Where problems leave enough to build one, an object comes back even so: later checks can run on it
+        and report with the rest.
+        """
+        hints, fields = field_types(cls), {field.name: field for field in attrs.fields(cls) if field.init}
+        for key in table:
+            if key not in fields:
+                hint = did_you_mean(key, fields)
+                self.refuse((*path, key), "an unknown key", "a known option", hint)
+        values = {name: self._field_value(field, hints[name], table, path) for name, field in fields.items()}
+        draft, obeyed = self._draft(cls, values, path)
+        if any(getattr(draft, name, INVALID) is INVALID for name in fields):
+            return INVALID
+        if not obeyed:
+            return draft
+        try:
+            return cls(**{fields[name].alias: getattr(draft, name) for name in fields})
+        except (ValueError, TypeError) as error:
+            return self.refuse(path, "options that do not fit together", str(error))
+
+    def _field_value(self, field: Field, annotation: Any, table: Mapping[str, Any], path: KeyPath) -> Any:
+        here = (*path, field.name)
+        if field.name not in table:
+            return self._missing(field, annotation, here)
+        value = self.value(annotation, table[field.name], here, field)
+        if value is INVALID:
+            return value
+        if isinstance(value, str) and field.metadata.get("registry") and value not in field.metadata["words"]:
+            value = self._registered(field.metadata["registry"], value, here)
+        if field.metadata.get("path"):
+            value = self._absolute(value, field.metadata["words"])
+        return value
+
+    def _missing(self, field: Field, annotation: Any, path: KeyPath) -> Any:
+        if field.metadata.get("use"):
+            return self.value(annotation, {"use": field.metadata["use"]}, path, field)
+        default = _default(field)
+        if default is INVALID:
+            self.refuse(path, "nothing", type_text(annotation, field), f"{field.metadata.get('doc', '')}")
+        return default
+
+    def _draft(self, cls: type, values: Mapping[str, Any], path: KeyPath) -> tuple[Any, bool]:
+        """Return an object made without its validators, and whether these would accept it.
+
+        Refused values are replaced by their defaults where there are any and left out elsewhere.
+        """
+        draft: Any = object.__new__(cls)
+        fields = [field for field in attrs.fields(cls) if field.name in values]
+        for field in fields:
+            value = values[field.name]
+            value = _default(field) if value is INVALID else value
+            if value is not INVALID:
+                object.__setattr__(draft, field.name, value)
+        accepted = [field for field in fields if values[field.name] is not INVALID]
+        obeyed = [self._obeys(draft, field, path) for field in accepted]
+        return draft, all(obeyed)
+
+    def _obeys(self, draft: Any, field: Field, path: KeyPath) -> bool:
+        """Run the validators of one field and note what they say."""
+        value, here = getattr(draft, field.name), (*path, field.name)
+        for rule in rules(field):
+            if not rule.holds(value):
+                expected = type_text(field_types(type(draft))[field.name], field)
+                self.refuse(here, found_text(_plain(value)), expected, _nearest_choice(rule, value))
+                return False
+        if field.validator is not None:
+            try:
+                field.validator(draft, field, value)
+            except AttributeError:
+                return True  # it looks at another field, which was refused
+            except (ValueError, TypeError) as error:
+                expected = type_text(field_types(type(draft))[field.name], field)
+                self.refuse(here, found_text(_plain(value)), expected, str(error.args[0]))
+                return False
+        return True
+
+    def _wrong_type(self, annotation: Any, value: Any, path: KeyPath, field: Field | None) -> Any:
+        hint = ""
+        if isinstance(value, str) and typing.get_origin(annotation) is Literal:
+            hint = did_you_mean(value, [arg for arg in typing.get_args(annotation) if isinstance(arg, str)])
+        elif isinstance(value, str) and _reads_as(annotation, value):
+            hint = "write it without quotes"
+        elif isinstance(value, float) and annotation is int and value.is_integer():
+            hint = f"write {int(value)}"
+        return self.refuse(path, found_text(value), type_text(annotation, field), hint)
+
+    def _union(self, annotation: Any, value: Any, path: KeyPath, field: Field | None) -> Any:
+        members = typing.get_args(annotation)
+        if type(None) in members and value == NONE_WORD:
+            return None
+        for member in members:
+            if member in self.hooks or _fits(member, value):
+                return self.value(member, value, path, field)
+        literals = [word for member in members for word in typing.get_args(member) if isinstance(word, str)]
+        if isinstance(value, str) and literals:
+            return self.refuse(
+                path, found_text(value), type_text(annotation, field), did_you_mean(value, literals)
+            )
+        others = [member for member in members if member is not type(None)]
+        if len(others) == 1:
+            return self._wrong_type(others[0], value, path, field)
+        return self.refuse(path, found_text(value), type_text(annotation, field))
+
+    def _entries(self, annotation: Any, table: Mapping[str, Any], path: KeyPath, field: Field | None) -> Any:
+        if not _has_hook(self, annotation):
+            field = None  # the field's rules are about the whole table
+        entries = {key: self.value(annotation, item, (*path, key), field) for key, item in table.items()}
+        return INVALID if any(item is INVALID for item in entries.values()) else entries
+
+    def _items(self, annotation: Any, items: list[Any], path: KeyPath, field: Field | None) -> Any:
+        origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+        if origin is tuple and Ellipsis not in args:
+            if len(items) != len(args):
+                return self.refuse(path, found_text(items), type_text(annotation, field))
+            each = args
+        else:
+            each = (args[0],) * len(items)
+        built = [
+            self.value(kind, item, (*path, index))
+            for index, (kind, item) in enumerate(zip(each, items, strict=True))
+        ]
+        return INVALID if any(item is INVALID for item in built) else origin(built)
+
+    def _registered(self, kind: str, name: str, path: KeyPath) -> Any:
+        names = self.components.names(kind)
+        if name in names:
+            return name
+        return self.refuse(
+            path, f'"{name}"', f"the name of one of the {kind} (lsf list {kind})", did_you_mean(name, names)
+        )
+
+    def _absolute(self, value: Any, words: tuple[str, ...]) -> Any:
+        if isinstance(value, str):
+            return value if value in words else os.path.normpath(self.folder / Path(value).expanduser())
+        if isinstance(value, dict):
+            return {key: self._absolute(item, words) for key, item in value.items()}
+        return value
+
+    def options(
+        self, kind: str, table: Mapping[str, Any], name: str, path: KeyPath, name_path: KeyPath
+    ) -> Any:
+        """Return the options object of a component from its table, or INVALID."""
+        if self._registered(kind, name, name_path) is INVALID:
+            return INVALID
+        try:
+            cls = self.components.options_class(kind, name)
+        except CatalogError as error:
+            return self.refuse(name_path, f'"{name}"', "a component that can be imported", str(error))
+        return self.table(cls, table, path)
+
+
+def _component(structurer: Structurer, value: Any, path: KeyPath, field: Field | None) -> Any:
+    kind = field.metadata["registry"] if field is not None else ""
+    expected = f'a table {{use = "name of one of the {kind}", its options …}}'
+    if not isinstance(value, Mapping):
+        return structurer.refuse(path, found_text(value), expected, f"lsf list {kind} shows the names")
+    name = value.get("use")
+    if not isinstance(name, str):
+        found = "nothing" if name is None else found_text(name)
+        names = ", ".join(sorted(structurer.components.names(kind)))
+        return structurer.refuse(
+            (*path, "use"), found, f"the name of one of the {kind}", f"valid names: {names}"
+        )
+    rest = {key: item for key, item in value.items() if key != "use"}
+    options = structurer.options(kind, rest, name, path, (*path, "use"))
+    return INVALID if options is INVALID else Component(name, options)
+
+
+def _has_hook(structurer: Structurer, annotation: Any) -> bool:
+    return annotation in structurer.hooks
+
+
+def _default(field: Field) -> Any:
+    """Return a field's default value; INVALID when it has none."""
+    if field.default is attrs.NOTHING:
+        return INVALID
+    default: Any = field.default
+    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+
+
+def _fits(annotation: Any, value: Any) -> bool:
+    """Tell whether a TOML value has the outer shape of a type; what it contains is checked later."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any:
+        return True
+    if annotation is bool:
+        return isinstance(value, bool)
+    if isinstance(value, bool):
+        return origin is Literal and any(value is arg for arg in args)
+    if annotation is int:
+        return isinstance(value, int)
+    if annotation is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    if annotation is str:
+        return isinstance(value, str)
+    if origin is Literal:
+        return any(value == arg and type(value) is type(arg) for arg in args)
+    if origin is dict or (isinstance(annotation, type) and attrs.has(annotation)):
+        return isinstance(value, Mapping)
+    return origin in (tuple, list) and isinstance(value, list)
+
+
+def _reads_as(annotation: Any, text: str) -> bool:
+    """Tell whether a quoted value would be right without its quotes."""
+    if annotation is bool:
+        return text in ("true", "false")
+    try:
+        number = int(text) if annotation is int else float(text)
+    except ValueError:
+        return False
+    return annotation in (int, float) and math.isfinite(number)
+
+
+def _nearest_choice(rule: Rule, value: Any) -> str:
+    """Return the hint for the first word that is not among a rule's few choices."""
+    words = [value] if isinstance(value, str) else list(value) if isinstance(value, tuple | list) else []
+    wrong = [word for word in words if word not in rule.choices]
+    return did_you_mean(wrong[0], rule.choices) if rule.choices and wrong else ""
+
+
+def _plain(value: Any) -> Any:
+    """Return a structured value as TOML would hold it."""
+    return list(value) if isinstance(value, tuple) else value
