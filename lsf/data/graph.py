@@ -21,7 +21,10 @@ class GraphTensors(NamedTuple):
 
     positions: Tensor  # (n_atoms, 3) Å, unwrapped as given
     cell: Tensor  # (n_graphs, 3, 3) Å, rows are lattice vectors
-    atomic_numbers: Tensor  # (n_atoms,) int64
+    species: Tensor  # (n_atoms,) int64 index into the model's species
+    present_species: Tensor  # (n_present,) int64 species that occur in this batch
+    species_slots: Tensor  # (n_present, n_slots) int64 atoms of each; n_atoms pads
+    species_place: Tensor  # (n_atoms,) int64 flat position of every atom in species_slots
     edge_index: Tensor  # (2, n_edges) int64: sender, receiver; sorted by receiver
     unit_shifts: Tensor  # (n_edges, 3) lattice translations, integer-valued float64
     neighbor_slots: Tensor  # (n_atoms, max_degree) int64: incoming edges; n_edges pads
@@ -79,9 +82,50 @@ def collate(graphs: Sequence[AtomGraph]) -> Batch:
     return batch
 
 
-def graph_tensors(batch: Batch) -> GraphTensors:
-    """Return the model inputs of a collated batch as flat tensors."""
-    return GraphTensors(*(getattr(batch, name) for name in GraphTensors._fields))
+def group_by_species(species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (present_species, species_slots, species_place) of species indices ``(n_atoms,)``."""
+    n_atoms = species.shape[0]
+    present, local, counts = torch.unique(species, return_inverse=True, return_counts=True)
+    order = torch.argsort(local, stable=True)
+    first = torch.cumsum(counts, 0) - counts
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(n_atoms, device=species.device) - first[local[order]]
+    width = int(counts.max())
+    place = local * width + rank
+    slots = torch.full((present.shape[0] * width,), n_atoms, dtype=torch.int64, device=species.device)
+    slots[place] = torch.arange(n_atoms, device=species.device)
+    return present, slots.reshape(-1, width), place
+
+
+def species_index(atomic_numbers: Tensor, known: Tensor) -> Tensor:
+    """Return the index of every atom's element in ``known`` (rising atomic numbers).
+
+    Raises
+    ------
+    ValueError
+        naming the elements that ``known`` lacks.
+    """
+    index = torch.searchsorted(known, atomic_numbers).clamp(max=known.shape[0] - 1)
+    missing = torch.unique(atomic_numbers[known[index] != atomic_numbers]).tolist()
+    if missing:
+        raise ValueError(f"elements with atomic numbers {missing} are not among {known.tolist()}")
+    return index
+
+
+def graph_tensors(batch: Batch, known_species: Tensor) -> GraphTensors:
+    """Return the model inputs of a collated batch as flat tensors.
+
+    ``known_species`` are the model's atomic numbers, rising. Raises ValueError on other elements.
+    """
+    species = species_index(batch.atomic_numbers, known_species)
+    present, slots, place = group_by_species(species)
+    grouped = {
+        "species": species,
+        "present_species": present,
+        "species_slots": slots,
+        "species_place": place,
+    }
+    return GraphTensors(*(grouped[name] if name in grouped else batch[name] for name in GraphTensors._fields))
 
 
 def coulomb_plan(tensors: GraphTensors) -> CoulombPlan:

@@ -1,0 +1,143 @@
+"""Symmetric contraction: the many-body product basis of MACE, as one matrix product per species.
+
+Every output is a polynomial of degree at most ``correlation`` in the components A of one atom and
+channel. The polynomial is factorised as ``Σ_k A_k (Q · T[k])`` with Q the monomials of lower degree:
+parity (even degrees l against odd ones) decides which factor k is split off, which keeps Q short.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lsf.models.couplings import Monomial, symmetric_basis
+from lsf.models.irreps import Irreps
+
+Split = tuple[Monomial, int | None]
+
+
+def _is_odd(component: int) -> bool:
+    return int(np.sqrt(component)) % 2 == 1
+
+
+def split_monomial(monomial: Monomial, odd_output: bool) -> Split:
+    """Return (lower monomial, factor): the factor has the output's parity, None stands for 1."""
+    odd = [index for index in monomial if _is_odd(index)]
+    even = [index for index in monomial if not _is_odd(index)]
+    if odd_output:
+        factor = odd[-1]
+        rest = list(monomial)
+        rest.remove(factor)
+        return tuple(rest), factor
+    if len(monomial) < 3:
+        return monomial, None
+    factor = even[-1]
+    rest = list(monomial)
+    rest.remove(factor)
+    return tuple(rest), factor
+
+
+class Factorisation:
+    """Constant tables of the contraction for given degrees and correlation order.
+
+    ``lower`` lists the monomials Q; ``factors[l]`` the components that multiply them for output l
+    (None first for the constant); ``tables[l]`` is ``(n_basis, n_lower · n_factors · (2l + 1))``.
+    """
+
+    def __init__(self, max_ell: int, correlation: int, degrees_out: tuple[int, ...]) -> None:
+        self.lower: list[Monomial] = []
+        self.factors: dict[int, list[int | None]] = {}
+        self.tables: dict[int, np.ndarray] = {}
+        entries: dict[int, list[tuple[int, int, Split, float]]] = {}
+        counts: dict[int, int] = {}
+        for degree in degrees_out:
+            entries[degree], counts[degree] = [], 0
+            for order in range(1, correlation + 1):
+                monomials, basis = symmetric_basis(max_ell, order, degree)
+                for path, component, column in np.argwhere(basis != 0.0):
+                    split = split_monomial(monomials[column], degree % 2 == 1)
+                    value = float(basis[path, component, column])
+                    entries[degree].append((counts[degree] + int(path), int(component), split, value))
+                counts[degree] += basis.shape[0]
+        used = {split[0] for items in entries.values() for _, _, split, _ in items}
+        self.lower = sorted(used, key=lambda monomial: (len(monomial), monomial))
+        row = {monomial: index for index, monomial in enumerate(self.lower)}
+        for degree, items in entries.items():
+            found = {split[1] for _, _, split, _ in items}
+            factors = sorted(found, key=lambda factor: -1 if factor is None else factor)
+            place = {factor: index for index, factor in enumerate(factors)}
+            table = np.zeros((counts[degree], len(self.lower), len(factors), 2 * degree + 1))
+            for path, component, (lower, factor), value in items:
+                table[path, row[lower], place[factor], component] += value
+            self.factors[degree] = factors
+            self.tables[degree] = table.reshape(counts[degree], -1)
+
+
+@cache
+def factorisation(max_ell: int, correlation: int, degrees_out: tuple[int, ...]) -> Factorisation:
+    """Return the (cached) constant tables; building them takes a moment for large ``max_ell``."""
+    return Factorisation(max_ell, correlation, degrees_out)
+
+
+class SymmetricContraction(nn.Module):
+    """Polynomials of the atomic basis with species- and channel-dependent weights.
+
+    Batatia et al., arXiv:2206.07697, eqs. (10) and (11).
+    """
+
+    def __init__(self, max_ell: int, correlation: int, outputs: Irreps, n_species: int) -> None:
+        super().__init__()
+        tables = factorisation(max_ell, correlation, outputs.degrees)
+        dim = (max_ell + 1) ** 2
+        self.degrees = outputs.degrees
+        self.n_lower = len(tables.lower)
+        self.sizes: list[tuple[int, int]] = []
+        self.weights = nn.ParameterList()
+        for degree in outputs.degrees:
+            table = torch.from_numpy(tables.tables[degree])
+            self.register_buffer(f"table_{degree}", table.T.contiguous(), persistent=False)
+            n_basis = table.shape[0]
+            self.weights.append(nn.Parameter(torch.randn(n_species, n_basis, outputs.channels) / n_basis))
+            # The component index dim points at an appended 1: the constant factor.
+            chosen = [dim if factor is None else factor for factor in tables.factors[degree]]
+            self.register_buffer(f"factors_{degree}", torch.tensor(chosen), persistent=False)
+            self.sizes.append((len(chosen), 2 * degree + 1))
+        self._register_lower(tables.lower, dim)
+
+    def _register_lower(self, lower: list[Monomial], dim: int) -> None:
+        # A lower monomial has up to two factors for correlation 3; missing ones are the constant 1.
+        depth = max(1, max(len(monomial) for monomial in lower))
+        self.depth = depth
+        for position in range(depth):
+            chosen = [monomial[position] if position < len(monomial) else dim for monomial in lower]
+            self.register_buffer(f"lower_{position}", torch.tensor(chosen), persistent=False)
+
+    def forward(self, grouped: Tensor, present_species: Tensor) -> Tensor:
+        """Return ``(n_present, n_slots, Σ (2l + 1), n_channels)``.
+
+        ``grouped`` is ``(n_present, n_slots, (max_ell + 1)², n_channels)``, atoms grouped by species.
+        """
+        basis = grouped.permute(0, 3, 1, 2).contiguous()  # [species, channel, atom, component]
+        basis = torch.cat([basis, torch.ones_like(basis[..., :1])], dim=3)
+        lower = basis.index_select(3, self.lower_0)
+        for position in range(1, self.depth):
+            lower = lower * basis.index_select(3, getattr(self, f"lower_{position}"))
+        coefficients = []
+        for index, degree in enumerate(self.degrees):
+            weight = self.weights[index].index_select(0, present_species)
+            table = getattr(self, f"table_{degree}").to(weight.dtype)
+            table = torch.matmul(table, weight).permute(0, 2, 1)  # [species, channel, lower·factor·m]
+            coefficients.append(table.reshape(*table.shape[:2], self.n_lower, -1))
+        product = torch.matmul(lower, torch.cat(coefficients, dim=3))
+        outputs, start = [], 0
+        for index, degree in enumerate(self.degrees):
+            n_factors, size = self.sizes[index]
+            block = product[..., start : start + n_factors * size]
+            start += n_factors * size
+            factors = basis.index_select(3, getattr(self, f"factors_{degree}"))
+            block = block.reshape(*block.shape[:3], n_factors, size)
+            outputs.append((block * factors.unsqueeze(-1)).sum(3))
+        return torch.cat(outputs, dim=3).permute(0, 2, 3, 1)

@@ -1,0 +1,41 @@
+"""Edge vectors and what the network sees of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lsf.models.harmonics import spherical_harmonics
+from lsf.models.radial import BesselBasis
+
+
+class Edges(NamedTuple):
+    """Geometry of the directed edges of a batch."""
+
+    edge_index: Tensor  # (2, n_edges) sender, receiver
+    vectors: Tensor  # (n_edges, 3) Å, float64, r_receiver - r_sender + shift
+    harmonics: Tensor  # (n_edges, (max_ell + 1)²) in the model's dtype
+    radial_basis: Tensor  # (n_edges, n_radial) in the model's dtype, zero from r_max on
+
+
+def edge_geometry(
+    positions: Tensor,
+    cell: Tensor,
+    edge_index: Tensor,
+    unit_shifts: Tensor,
+    batch: Tensor,
+    radial: BesselBasis,
+    max_ell: int,
+    dtype: torch.dtype,
+) -> Edges:
+    """Return the edges; differences of positions are taken in float64, the rest in ``dtype``."""
+    sender, receiver = edge_index[0], edge_index[1]
+    edge_cell = cell.index_select(0, batch.index_select(0, receiver))
+    shifts = torch.bmm(unit_shifts.unsqueeze(1), edge_cell).squeeze(1)
+    vectors = positions.index_select(0, receiver) - positions.index_select(0, sender) + shifts
+    lengths = torch.sqrt((vectors * vectors).sum(-1))
+    directions = (vectors / lengths.unsqueeze(-1)).to(dtype)
+    harmonics = spherical_harmonics(directions, max_ell)
+    return Edges(edge_index, vectors, harmonics, radial(lengths.to(dtype)))

@@ -1,0 +1,122 @@
+"""The models by name: each is the same forward with another source head.
+
+These builders are the targets of ``registry/models/*.toml``; their options stand in
+:mod:`lsf.models.options`.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lsf.data.statistics import DataFacts
+from lsf.electrostatics.boundary import Electrostatics
+from lsf.models.backbone import Backbone
+from lsf.models.irreps import Irreps, parse_irreps
+from lsf.models.local_source import CoulombTerm, LocalSourceModel, NoCoulomb
+from lsf.models.options import (
+    BackboneOptions,
+    FixedChargeOptions,
+    LocalChargesOptions,
+    LocalSplitChargesOptions,
+    MACEOptions,
+)
+from lsf.models.oxidation import (
+    NoMixer,
+    OxidationDependentTransfer,
+    ProductMixer,
+    SumMixer,
+    SymmetricTransfer,
+)
+from lsf.models.radial import BesselBasis
+from lsf.models.readouts import EnergyReadout, PolarizabilityReadout
+from lsf.models.sources import FixedSource, LocalSource, MultipoleReadout, NoSource, SplitSource
+
+SYMMETRIC_WIDTH = 64
+OXIDATION_WIDTH = 32
+
+
+def mace(options: MACEOptions, electrostatics: Electrostatics, facts: DataFacts) -> LocalSourceModel:
+    """Return the backbone alone, without charges."""
+    return _assemble(options, facts, NoSource(), NoCoulomb())
+
+
+def local_charges(
+    options: LocalChargesOptions, electrostatics: Electrostatics, facts: DataFacts
+) -> LocalSourceModel:
+    """Return the model that reads multipoles directly from node features."""
+    hidden = parse_irreps(options.hidden_irreps)
+    source = LocalSource(hidden, options.num_interactions, electrostatics.multipoles_max_l)
+    return _assemble(options, facts, source, CoulombTerm(electrostatics))
+
+
+def fixed_charges(
+    options: FixedChargeOptions, electrostatics: Electrostatics, facts: DataFacts
+) -> LocalSourceModel:
+    """Return the model with formal charges that stay as given; its density has monopoles only."""
+    return _assemble(options, facts, FixedSource(), CoulombTerm(electrostatics))
+
+
+def local_split_charges(
+    options: LocalSplitChargesOptions, electrostatics: Electrostatics, facts: DataFacts
+) -> LocalSourceModel:
+    """Return the model with formal charges and learned transfer along edges."""
+    hidden = parse_irreps(options.hidden_irreps)
+    transfers = nn.ModuleList(_transfer(options, hidden) for _ in range(options.num_interactions))
+    max_l = electrostatics.multipoles_max_l
+    higher = tuple(range(1, max_l + 1))
+    multipoles = MultipoleReadout(hidden, options.num_interactions, higher) if higher else None
+    source = SplitSource(_mixer(options, hidden), transfers, multipoles)
+    polarizability = PolarizabilityReadout(hidden, options.num_interactions) if options.polarizability else None
+    return _assemble(options, facts, source, CoulombTerm(electrostatics), polarizability)
+
+
+def _mixer(options: LocalSplitChargesOptions, hidden: Irreps) -> nn.Module:
+    bounds = (options.oxidation_range[0], options.oxidation_range[1])
+    if options.oxidation_mixer == "sum":
+        return SumMixer(hidden.channels, bounds)
+    if options.oxidation_mixer == "product":
+        return ProductMixer(hidden.channels, bounds)
+    return NoMixer()
+
+
+def _transfer(options: LocalSplitChargesOptions, hidden: Irreps) -> nn.Module:
+    bounds = (options.oxidation_range[0], options.oxidation_range[1])
+    if options.transfer == "oxidation_dependent":
+        return OxidationDependentTransfer(
+            hidden, options.num_radial, options.max_ell, OXIDATION_WIDTH, bounds
+        )
+    return SymmetricTransfer(hidden, options.num_radial, options.max_ell, SYMMETRIC_WIDTH)
+
+
+def _assemble(
+    options: BackboneOptions,
+    facts: DataFacts,
+    source: nn.Module,
+    coulomb: nn.Module,
+    polarizability: PolarizabilityReadout | None = None,
+) -> LocalSourceModel:
+    hidden = parse_irreps(options.hidden_irreps)
+    backbone = Backbone(
+        hidden,
+        len(facts.species),
+        options.num_interactions,
+        options.max_ell,
+        options.correlation,
+        options.num_radial,
+        options.radial_mlp,
+        facts.avg_num_neighbors,
+        options.kernels,
+    )
+    readout = EnergyReadout(hidden, options.num_interactions, parse_irreps(options.mlp_irreps).channels)
+    return LocalSourceModel(
+        facts.species,
+        tuple(facts.atomic_energies[number] for number in facts.species),
+        backbone,
+        BesselBasis(options.r_max, options.num_radial, options.cutoff_p),
+        options.max_ell,
+        readout,
+        source,
+        coulomb,
+        polarizability,
+    )
+

@@ -1,0 +1,149 @@
+"""The one forward of every model: short-range energy, density, Coulomb energy, field energy."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lsf.data.graph import GraphTensors, coulomb_plan
+from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.energy import coulomb_energy
+from lsf.electrostatics.field import field_energy
+from lsf.models.backbone import Backbone, SpeciesGroups
+from lsf.models.geometry import edge_geometry
+from lsf.models.radial import BesselBasis
+from lsf.models.readouts import EnergyReadout, PolarizabilityReadout
+from lsf.models.sources import sum_over_graph
+
+
+class ModelOutput(NamedTuple):
+    """What a forward returns, all float64; energies in eV per graph, ``node_energy`` per atom.
+
+    ``energy = energy_atomic + energy_short_range + energy_coulomb + energy_field``; ``node_energy``
+    holds the first two. ``density`` (n_atoms, (L + 1)²) e·Å^l, ``polarization`` (n_graphs, 3) e·Å,
+    ``polarizability`` (n_graphs, 3, 3) e·Å²/V, or None where the model has no such readout.
+    """
+
+    energy: Tensor
+    energy_atomic: Tensor
+    energy_short_range: Tensor
+    energy_coulomb: Tensor
+    energy_field: Tensor
+    node_energy: Tensor
+    density: Tensor
+    polarization: Tensor
+    polarizability: Tensor | None
+
+
+class CoulombTerm(nn.Module):
+    """Coulomb energy of the density, in float64 whatever the model's dtype."""
+
+    def __init__(self, settings: Electrostatics) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, density: Tensor, graph: GraphTensors) -> Tensor:
+        """Return ``(n_graphs,)`` eV."""
+        return coulomb_energy(
+            density, graph.positions, graph.cell, graph.batch, coulomb_plan(graph), self.settings
+        )
+
+
+class NoCoulomb(nn.Module):
+    """No Coulomb energy: the null object of the plain short-range model."""
+
+    def forward(self, density: Tensor, graph: GraphTensors) -> Tensor:
+        """Return zeros, ``(n_graphs,)``."""
+        return torch.zeros((graph.cell.shape[0],), dtype=torch.float64, device=density.device)
+
+
+class LocalSourceModel(nn.Module):
+    """Short-range backbone, source head and Coulomb energy, put together once for all models.
+
+    ``species`` are the atomic numbers the model knows, rising; ``atomic_energies`` their E0 in eV.
+    Buffers stay float64 in a float32 model (:meth:`set_dtype` converts parameters only), since
+    energies of atoms and coupling constants must not lose digits.
+    """
+
+    def __init__(
+        self,
+        species: tuple[int, ...],
+        atomic_energies: tuple[float, ...],
+        backbone: Backbone,
+        radial: BesselBasis,
+        max_ell: int,
+        readout: EnergyReadout,
+        source: nn.Module,
+        coulomb: nn.Module,
+        polarizability: PolarizabilityReadout | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("species", torch.tensor(species))
+        self.register_buffer("atomic_energies", torch.tensor(atomic_energies, dtype=torch.float64))
+        self.backbone = backbone
+        self.radial = radial
+        self.max_ell = max_ell
+        self.readout = readout
+        self.source = source
+        self.coulomb = coulomb
+        self.polarizability = polarizability
+
+    @property
+    def r_max(self) -> float:
+        """Cutoff radius in Å."""
+        return self.radial.r_max
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the parameters and the short-range part."""
+        return self.backbone.embedding.dtype
+
+    def set_dtype(self, dtype: torch.dtype) -> LocalSourceModel:
+        """Convert the parameters, leave the buffers, return the model."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+        return self
+
+    def forward(self, *tensors: Tensor) -> ModelOutput:
+        """Return energies, density and polarization of the flat tensors of :class:`GraphTensors`."""
+        graph = GraphTensors(*tensors)
+        n_graphs = graph.cell.shape[0]
+        edges = edge_geometry(
+            graph.positions,
+            graph.cell,
+            graph.edge_index,
+            graph.unit_shifts,
+            graph.batch,
+            self.radial,
+            self.max_ell,
+            self.dtype,
+        )
+        groups = SpeciesGroups(graph.present_species, graph.species_slots, graph.species_place)
+        initial = self.source.mixer(self.backbone.embed(graph.species), graph.formal_charges)
+        features = self.backbone(initial, edges, graph.neighbor_slots, groups)
+        sources = self.source(
+            features, edges, graph.positions, graph.formal_charges, graph.batch, n_graphs
+        )
+
+        node_short_range = self.readout(features).to(torch.float64)
+        node_atomic = self.atomic_energies.index_select(0, graph.species)
+        atomic = sum_over_graph(node_atomic, graph.batch, n_graphs)
+        short_range = sum_over_graph(node_short_range, graph.batch, n_graphs)
+        coulomb = self.coulomb(sources.density, graph)
+        field = field_energy(sources.polarization, graph.external_field)
+        polarizability = None
+        if self.polarizability is not None:
+            polarizability = sum_over_graph(self.polarizability(features), graph.batch, n_graphs)
+        return ModelOutput(
+            atomic + short_range + coulomb + field,
+            atomic,
+            short_range,
+            coulomb,
+            field,
+            node_atomic + node_short_range,
+            sources.density,
+            sources.polarization,
+            polarizability,
+        )

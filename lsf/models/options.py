@@ -1,0 +1,204 @@
+"""Options of the models: what ``[model]`` in a recipe may contain.
+
+No torch here: ``lsf describe`` and recipe checks read these classes without loading it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+from lsf.errors import Problem
+from lsf.models.irreps import parse_irreps
+from lsf.options import Rule, above, between, option
+
+if TYPE_CHECKING:
+    from lsf.recipe import Recipe
+
+
+def _irreps_rule() -> Rule:
+    return Rule('irreps such as "64x0e + 64x1o": equal channels, each degree once, scalars included', _is_irreps)
+
+
+def _is_irreps(value: str) -> bool:
+    try:
+        parse_irreps(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _scalars_rule() -> Rule:
+    return Rule(
+        'scalars such as "16x0e"', lambda value: _is_irreps(value) and parse_irreps(value).degrees == (0,)
+    )
+
+
+def _widths_rule() -> Rule:
+    return Rule("one or more integers > 0", lambda value: len(value) > 0 and min(value) > 0)
+
+
+def _range_rule() -> Rule:
+    return Rule("two numbers, the first smaller", lambda value: len(value) == 2 and value[0] < value[1])
+
+
+@attrs.frozen(kw_only=True)
+class BackboneOptions:
+    """The equivariant network all models share."""
+
+    r_max: float = option(
+        "Cutoff radius of the neighbour list in Å. Cost grows with its cube.",
+        default=6.0,
+        validator=above(0.0),
+    )
+    hidden_irreps: str = option(
+        "Channels and degrees of the node features. More channels fit better and cost more; "
+        "atomic dipoles need 1o.",
+        default="64x0e + 64x1o",
+        validator=_irreps_rule(),
+    )
+    num_interactions: int = option(
+        "Number of message-passing layers. Each adds r_max to the receptive field.",
+        default=2,
+        validator=between(1, 8),
+    )
+    correlation: int = option(
+        "Order of the many-body contraction: 3 gives four-body terms per layer. Lower is faster.",
+        default=3,
+        validator=between(1, 3),
+    )
+    max_ell: int = option(
+        "Highest degree of the spherical harmonics on edges. Higher resolves angles better.",
+        default=3,
+        validator=between(0, 4),
+    )
+    num_radial: int = option(
+        "Number of Bessel functions of the distance. More resolve shorter length scales.",
+        default=8,
+        validator=between(1, 64),
+    )
+    cutoff_p: int = option(
+        "Exponent of the polynomial envelope at r_max. Larger keeps weights flat further out.",
+        default=5,
+        validator=between(2, 12),
+    )
+    radial_mlp: tuple[int, ...] = option(
+        "Widths of the hidden layers of the radial network. The last one dominates the cost per edge.",
+        default=(64, 64, 64),
+        validator=_widths_rule(),
+    )
+    mlp_irreps: str = option(
+        "Hidden scalars of the last layer's non-linear energy readout. Wider readouts fit more.",
+        default="16x0e",
+        validator=_scalars_rule(),
+    )
+    kernels: Literal["native", "e3nn"] = option(
+        "Implementation of the message passing; both give the same numbers. e3nn is the slower oracle.",
+        default="native",
+    )
+
+    def problems(self, recipe: Recipe, where: str) -> list[Problem]:
+        """Return what is wrong with the model in the context of the whole recipe."""
+        return []
+
+
+def _needs_degrees(options: BackboneOptions, recipe: Recipe, where: str) -> list[Problem]:
+    wanted = recipe.electrostatics.multipoles_max_l
+    degrees = parse_irreps(options.hidden_irreps).degrees
+    missing = [degree for degree in range(wanted + 1) if degree not in degrees]
+    if not missing:
+        return []
+    names = " and ".join(f"{degree}{'eo'[degree % 2]}" for degree in missing)
+    return [
+        Problem(
+            where,
+            "model.hidden_irreps",
+            repr(options.hidden_irreps),
+            f"{names} among the hidden irreps, since electrostatics.multipoles_max_l = {wanted}",
+            "add it, or lower multipoles_max_l",
+        )
+    ]
+
+
+@attrs.frozen(kw_only=True)
+class MACEOptions(BackboneOptions):
+    """The backbone alone: a short-range potential without charges."""
+
+
+@attrs.frozen(kw_only=True)
+class LocalChargesOptions(BackboneOptions):
+    """Multipoles read directly from node features."""
+
+    def problems(self, recipe: Recipe, where: str) -> list[Problem]:
+        """Return missing hidden irreps."""
+        return _needs_degrees(self, recipe, where)
+
+
+FormalCharges = dict[str, float] | Literal["from_data"]
+
+
+@attrs.frozen(kw_only=True)
+class LocalSplitChargesOptions(BackboneOptions):
+    """Formal charges plus learned charge transfer along edges: the total charge is exact."""
+
+    formal_charges: FormalCharges = option(
+        'Formal charge of every element in e, or "from_data" to read one per atom from the frames '
+        "(arrays_keys.charges). Their sum is the total charge of a frame, exactly.",
+    )
+    oxidation_mixer: Literal["none", "sum", "product"] = option(
+        "How formal charges enter the initial node features. With per-atom charges, none makes "
+        "oxidation states of one element indistinguishable to the short-range part.",
+        default="sum",
+    )
+    transfer: Literal["symmetric", "oxidation_dependent"] = option(
+        "How charge moves along an edge; oxidation_dependent also sees the formal charges.",
+        default="oxidation_dependent",
+    )
+    oxidation_range: tuple[float, ...] = option(
+        "Lowest and highest formal charge the oxidation embedding covers, in e. "
+        "A charge outside is refused.",
+        default=(-6.0, 6.0),
+        validator=_range_rule(),
+    )
+    polarizability: bool = option(
+        "Whether to read a molecular polarizability from the features. Needed by the loss of that name.",
+        default=False,
+    )
+
+    def problems(self, recipe: Recipe, where: str) -> list[Problem]:
+        """Return missing hidden irreps and formal charges outside the declared range."""
+        found = _needs_degrees(self, recipe, where)
+        found += _outside_range(self.formal_charges, self.oxidation_range, where)
+        degrees = parse_irreps(self.hidden_irreps).degrees
+        if self.polarizability and not {1, 2} & set(degrees):
+            found.append(
+                Problem(
+                    where,
+                    "model.polarizability",
+                    f"true with hidden_irreps = {self.hidden_irreps!r}",
+                    "1o or 2e among the hidden irreps, from which the anisotropic part is read",
+                )
+            )
+        return found
+
+
+def _outside_range(charges: FormalCharges, bounds: tuple[float, ...], where: str) -> list[Problem]:
+    if not isinstance(charges, dict):
+        return []
+    low, high = bounds
+    return [
+        Problem(where, f"model.formal_charges.{symbol}", f"{charge:g}", f"a charge from {low:g} to {high:g}")
+        for symbol, charge in charges.items()
+        if not low <= charge <= high
+    ]
+
+
+@attrs.frozen(kw_only=True)
+class FixedChargeOptions(BackboneOptions):
+    """Fixed formal charges carry the Coulomb energy; the network learns the rest."""
+
+    formal_charges: FormalCharges = option(
+        'Charge of every element in e, or "from_data" to read one per atom from the frames. '
+        "They stay as given.",
+    )

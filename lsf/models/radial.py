@@ -1,0 +1,68 @@
+"""Radial functions of an edge: Bessel basis, smooth envelope, and the network that mixes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+SILU_SCALE = 1.676532470331091
+"""``E[silu(z)²]^(-1/2)`` for z ~ N(0, 1): keeps activations at unit second moment."""
+
+
+def polynomial_cutoff(ratio: Tensor, exponent: int) -> Tensor:
+    r"""Envelope that is 1 at r = 0 and 0, with two continuous derivatives, from r = r_max on.
+
+    .. math:: 1 - \tfrac{(p+1)(p+2)}{2} x^p + p(p+2) x^{p+1} - \tfrac{p(p+1)}{2} x^{p+2}
+
+    Gasteiger et al., arXiv:2003.03123, eq. (8). ``ratio`` is r/r_max.
+    """
+    p = float(exponent)
+    power = ratio**exponent
+    value = 1.0 - power * (
+        (p + 1.0) * (p + 2.0) / 2.0 - ratio * (p * (p + 2.0) - ratio * (p * (p + 1.0) / 2.0))
+    )
+    return value * (ratio < 1.0)
+
+
+class BesselBasis(nn.Module):
+    r"""``n_radial`` functions :math:`\sqrt{2/r_{max}}\,\sin(n\pi r/r_{max})/r` times the envelope.
+
+    Gasteiger et al., arXiv:2003.03123, eqs. (7) and (8). Zero from ``r_max`` on.
+    """
+
+    def __init__(self, r_max: float, n_radial: int, cutoff_p: int) -> None:
+        super().__init__()
+        self.r_max = r_max
+        self.cutoff_p = cutoff_p
+        frequencies = torch.arange(1, n_radial + 1, dtype=torch.float64) * (math.pi / r_max)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, lengths: Tensor) -> Tensor:
+        """Return ``(n_edges, n_radial)`` for lengths ``(n_edges,)`` in Å."""
+        r = lengths.unsqueeze(-1)
+        bessel = math.sqrt(2.0 / self.r_max) * torch.sin(self.frequencies.to(r.dtype) * r) / r
+        return bessel * polynomial_cutoff(r / self.r_max, self.cutoff_p)
+
+
+class RadialNetwork(nn.Module):
+    """Bias-free layers with silu, so that an input of zero (beyond the cutoff) gives exactly zero.
+
+    Weights are unit normal and divided by the square root of the fan-in at run time.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(fan_in, fan_out))
+            for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    def forward(self, basis: Tensor) -> Tensor:
+        """Return ``(n_edges, widths[-1])``, of unit second moment where the input is."""
+        hidden = basis
+        for weight in self.weights:
+            hidden = SILU_SCALE * nn.functional.silu(hidden @ weight / math.sqrt(weight.shape[0]))
+        return hidden

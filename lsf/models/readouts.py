@@ -1,0 +1,104 @@
+"""Readouts: from node features to energies and polarizabilities."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lsf.models.irreps import Irreps
+from lsf.models.linear import EquivariantLinear
+from lsf.models.radial import SILU_SCALE
+
+
+class EnergyReadout(nn.Module):
+    """Short-range energy of every atom: linear per layer, a small network on the last of several.
+
+    Batatia et al., arXiv:2206.07697, eq. (12).
+    """
+
+    def __init__(self, hidden: Irreps, n_layers: int, hidden_width: int) -> None:
+        super().__init__()
+        n_linear = n_layers - 1 if n_layers > 1 else 1
+        self.linear = nn.ParameterList(nn.Parameter(torch.randn(hidden.channels)) for _ in range(n_linear))
+        self.gated = n_layers > 1
+        if self.gated:
+            self.hidden = nn.Parameter(torch.randn(hidden.channels, hidden_width))
+            self.out = nn.Parameter(torch.randn(hidden_width))
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Return ``(n_atoms,)`` eV in the dtype of the features."""
+        scalars = [layer[:, 0] for layer in features]
+        terms = [
+            layer @ (weight / math.sqrt(weight.shape[0]))
+            for weight, layer in zip(self.linear, scalars, strict=False)
+        ]
+        if self.gated:
+            width_in, width = self.hidden.shape
+            inner = SILU_SCALE * nn.functional.silu(scalars[-1] @ (self.hidden / math.sqrt(width_in)))
+            terms.append(inner @ (self.out / math.sqrt(width)))
+        return torch.stack(terms).sum(0)
+
+
+def _quadratic_forms() -> Tensor:
+    """The five traceless symmetric matrices of l = 2, ``(5, 3, 3)``, each of unit Frobenius norm."""
+    half, third = math.sqrt(0.5), math.sqrt(1.0 / 6.0)
+    forms = torch.zeros((5, 3, 3), dtype=torch.float64)
+    for index, (a, b) in ((0, (0, 1)), (1, (1, 2)), (3, (0, 2))):
+        forms[index, a, b] = forms[index, b, a] = half
+    forms[2] = torch.diag(torch.tensor([-third, -third, 2.0 * third], dtype=torch.float64))
+    forms[4] = torch.diag(torch.tensor([half, -half, 0.0], dtype=torch.float64))
+    return forms
+
+
+class PolarizabilityReadout(nn.Module):
+    r"""Atomic polarizabilities, summed over layers and atoms.
+
+    Per layer ``α_i = W₂ [(W₁ h) ⊗ (W₁ h)] + W_b h`` with a channel-wise product: scalars from every
+    degree, the traceless part from 0e × 2e, 1o × 1o and 2e directly. In Cartesian form
+    :math:`\alpha = a\,1/\sqrt 3 + \sum_m b_m M_m` with orthonormal matrices M.
+    """
+
+    def __init__(self, hidden: Irreps, n_layers: int) -> None:
+        super().__init__()
+        self.slices = hidden.slices()
+        self.degrees = hidden.degrees
+        channels = hidden.channels
+        self.mix = nn.ModuleList(EquivariantLinear(hidden, channels) for _ in range(n_layers))
+        self.n_scalar = len(hidden.degrees) + 1
+        self.n_tensor = (1 in hidden.degrees) + 2 * (2 in hidden.degrees)
+        self.scalar = nn.Parameter(torch.randn(n_layers, self.n_scalar * channels))
+        self.tensor = nn.Parameter(torch.randn(n_layers, self.n_tensor * channels))
+        self.register_buffer("forms", _quadratic_forms(), persistent=False)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Return ``(n_atoms, 3, 3)`` e·Å²/V in float64, symmetric."""
+        total = torch.zeros((features[0].shape[0], 3, 3), dtype=torch.float64, device=features[0].device)
+        identity = torch.eye(3, dtype=torch.float64, device=total.device) / math.sqrt(3.0)
+        for index, layer in enumerate(features):
+            scalars, tensors = self._parts(self.mix[index](layer), layer)
+            trace = scalars @ (self.scalar[index] / math.sqrt(self.scalar.shape[1]))
+            shape = tensors @ (self.tensor[index] / math.sqrt(self.tensor.shape[1]))
+            forms = self.forms.reshape(5, 9)
+            total = total + trace.to(torch.float64)[:, None, None] * identity
+            total = total + (shape.to(torch.float64) @ forms).reshape(-1, 3, 3)
+        return total
+
+    def _parts(self, mixed: Tensor, layer: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scalar ``(n_atoms, n)`` and traceless ``(n_atoms, 5, n)`` candidates."""
+        scalars = [layer[:, 0]]
+        tensors = []
+        for degree in self.degrees:
+            block = mixed[:, self.slices[degree]]
+            scalars.append((block * block).sum(1) / math.sqrt(2 * degree + 1))
+        if 1 in self.degrees:
+            y, z, x = mixed[:, self.slices[1]].unbind(1)
+            cartesian = torch.stack([x, y, z], dim=1)
+            outer = cartesian.unsqueeze(1) * cartesian.unsqueeze(2)  # [atom, a, b, channel]
+            forms = self.forms.to(layer.dtype).reshape(5, 9)
+            tensors.append(torch.matmul(forms, outer.reshape(outer.shape[0], 9, -1)))
+        if 2 in self.degrees:
+            tensors.append(layer[:, self.slices[2]])
+            tensors.append(mixed[:, :1] * mixed[:, self.slices[2]])
+        return torch.cat(scalars, dim=1), torch.cat(tensors, dim=2)
