@@ -48,9 +48,14 @@ class Checks:
         "the sum of the formal charges, which is not the labelled charge.",
         default=False,
     )
+    allow_missing_formal_charges: bool = option(
+        "Accept atoms without a formal charge where the model has formal charges. They count as 0, so the "
+        "total charge of such a frame is likely wrong.",
+        default=False,
+    )
     allow_dipole_without_weight: bool = option(
-        "Accept frames with a dipole but without config_dipole_weight. All three components of these "
-        "dipoles are then trained on, also along periodic directions, where a dipole is many-valued.",
+        "Accept frames with a dipole but without config_dipole_weight. Their components along directions "
+        "that are not periodic are then trained on; along periodic ones a dipole is many-valued.",
         default=False,
     )
     allow_duplicates: bool = option(
@@ -67,13 +72,28 @@ class Checks:
     max_force: float | None = option(
         "Largest force component, in eV/Å. It catches wrong units and broken calculations; "
         '"none" switches it off.',
-        default=200.0,
+        default=300.0,
         validator=unless_none(above(0.0)),
     )
     min_distance: float = option(
         "Smallest distance between two atoms, in Å. Closer pairs are a broken structure or a wrong cell.",
         default=0.3,
         validator=at_least(0.0),
+    )
+    drop_nonfinite_labels: bool = option(
+        "Count labels with NaN or infinity as absent instead of refusing them. The frame's other labels are "
+        "still trained on.",
+        default=False,
+    )
+    drop_short_multipoles: bool = option(
+        "Count atomic_multipoles with fewer columns than multipoles_max_l asks for as absent instead of "
+        "refusing them. The frame's other labels are still trained on.",
+        default=False,
+    )
+    drop_unsupported_frames: bool = option(
+        "Leave out frames whose periodicity or cell the boundary method cannot treat instead of refusing "
+        "them. The log says how many were left out.",
+        default=False,
     )
 
 
