@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import attrs
 class Rule:
     """A validator that can say what it expects: the recipe reader and ``lsf describe`` print it.
 
-    ``expected`` follows the type in a sentence: "an integer" ``>= 1``. ``choices`` are the valid values
+    ``expected`` follows the type in a sentence: an integer, ``at least 1``. ``choices`` are the valid values
     where there are only a few, so that a wrong one gets the nearest.
     """
 
@@ -23,17 +24,17 @@ class Rule:
     def __call__(self, _instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         """Raise ValueError when the value breaks the rule; attrs calls this on construction."""
         if not self.holds(value):
-            raise ValueError(f"{attribute.name} = {value!r}: expected a value {self.expected}")
+            raise ValueError(f"{attribute.name} = {value!r}: expected {self.expected}")
 
 
 def above(bound: float) -> Rule:
     """Return the rule ``value > bound``."""
-    return Rule(f"> {bound:g}", lambda value: value > bound)
+    return Rule(f"above {bound:g}", lambda value: value > bound)
 
 
 def at_least(bound: float) -> Rule:
     """Return the rule ``value >= bound``."""
-    return Rule(f">= {bound:g}", lambda value: value >= bound)
+    return Rule(f"at least {bound:g}", lambda value: value >= bound)
 
 
 def between(low: float, high: float, *, open_ends: bool = False) -> Rule:
@@ -46,12 +47,30 @@ def between(low: float, high: float, *, open_ends: bool = False) -> Rule:
 def one_of(*choices: str) -> Rule:
     """Return the rule that the value is one of a few words."""
     listed = ", ".join(f'"{choice}"' for choice in choices)
-    return Rule(f"among {listed}", lambda value: value in choices, choices)
+    return Rule(f"one of {listed}", lambda value: value in choices, choices)
 
 
 def not_empty() -> Rule:
     """Return the rule that a string, table or list is not empty."""
-    return Rule("that is not empty", lambda value: len(value) > 0)
+    return Rule("not empty", lambda value: len(value) > 0)
+
+
+def file_name() -> Rule:
+    """Return the rule that a name can be part of a file name on every system."""
+    return Rule(
+        "letters, digits, _, - and . only, a letter or digit first",
+        lambda value: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value) is not None,
+    )
+
+
+def device_name() -> Rule:
+    """Return the rule that a word names a device torch can compute on."""
+    words = ("auto", "cpu", "cuda")
+    return Rule(
+        'one of "auto", "cpu", "cuda", "cuda:<number>"',
+        lambda value: value in words or re.fullmatch(r"cuda:\d+", value) is not None,
+        words,
+    )
 
 
 def unless_none(rule: Rule) -> Rule:

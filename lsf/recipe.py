@@ -12,7 +12,19 @@ import attrs
 
 from lsf.catalog import component
 from lsf.electrostatics.boundary import Electrostatics
-from lsf.options import Component, above, at_least, between, each, not_empty, one_of, option, unless_none
+from lsf.options import (
+    Component,
+    above,
+    at_least,
+    between,
+    device_name,
+    each,
+    file_name,
+    not_empty,
+    one_of,
+    option,
+    unless_none,
+)
 
 __all__ = [
     "Checks",
@@ -173,7 +185,7 @@ class LossTerm:
 class Stage:
     """One leg of the training, with its own losses and learning rate (``[[stages]]``)."""
 
-    name: str = option("Name of the stage. It is part of file names.", validator=not_empty())
+    name: str = option("Name of the stage. It is part of file names.", validator=file_name())
     epochs: int = option(
         "Number of passes over the training frames. More take longer and fit closer.", validator=at_least(1)
     )
@@ -250,7 +262,7 @@ class Recipe:
     schema: Literal[1] = option("Version of the recipe format. This lsf reads version 1.")
     name: str = option(
         "Name of the run. The run folder and the model file are named after it.",
-        validator=not_empty(),
+        validator=file_name(),
     )
     data: DataOptions = option("Where the data is and how it is checked. Paths start at the recipe's folder.")
     heads: dict[str, Head] = option(
@@ -281,6 +293,7 @@ class Recipe:
         'Where to compute: "cpu", "cuda", "cuda:1", or "auto", a GPU where there is one. Results agree '
         "to rounding.",
         default="auto",
+        validator=device_name(),
     )
     electrostatics: Electrostatics = option(
         "How the Coulomb energy is computed. See lsf list boundaries.", factory=Electrostatics

@@ -106,7 +106,7 @@ def _loss_term(structurer: Structurer, value: Any, path: KeyPath, _field: Field 
     else:
         weight = structurer.value(float, value, path)
         if weight is not INVALID and weight < 0.0:
-            weight = structurer.refuse(path, found_text(value), "a number >= 0")
+            weight = structurer.refuse(path, found_text(value), "a number, at least 0")
         term = INVALID if weight is INVALID else LossTerm(weight)
     return INVALID if INVALID in (built, term) else attrs.evolve(term, options=built)
 
@@ -123,10 +123,9 @@ def _head(structurer: Structurer, value: Any, path: KeyPath, _field: Field | Non
         for name in mapped if isinstance(mapped, Mapping) else ():
             if name in other:
                 place = "arrays_keys" if part == "info_keys" else "info_keys"
-                whole = "every atom" if part == "info_keys" else "the whole frame"
-                structurer.refuse(
-                    (*path, part, name), f"a property of {whole}", f"it in {place}", f"move it to {place}"
-                )
+                whole = "the whole frame" if part == "info_keys" else "every atom"
+                expected = f"a property of {whole}"
+                structurer.refuse((*path, part, name), f'"{name}"', expected, f"move it to {place}")
             elif name not in names:
                 structurer.refuse(
                     (*path, part, name),

@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import attrs
 
@@ -21,7 +21,7 @@ from lsf.errors import CatalogError, Problem, did_you_mean
 from lsf.options import Component, Rule
 from lsf.toml import KeyPath, Positions, dotted
 
-Field = attrs.Attribute[Any]
+Field: TypeAlias = "attrs.Attribute[Any]"
 Hook = Callable[["Structurer", Any, KeyPath, "Field | None"], Any]
 
 INVALID: Final = object()
@@ -62,8 +62,7 @@ def rules(field: Field | None) -> tuple[Rule, ...]:
 
 def type_text(annotation: Any, field: Field | None = None) -> str:
     """Return what may stand at a field, in words: type and range."""
-    suffix = " and ".join(rule.expected for rule in rules(field))
-    return f"{_type_words(annotation)} {suffix}".strip()
+    return ", ".join([_type_words(annotation), *(rule.expected for rule in rules(field))])
 
 
 def _type_words(annotation: Any) -> str:
@@ -187,12 +186,24 @@ class Structurer:
         return value
 
     def _missing(self, field: Field, annotation: Any, path: KeyPath) -> Any:
+        default = self._default(field, annotation, path)
+        if default is INVALID and field.default is attrs.NOTHING:
+            self.refuse(path, "nothing", type_text(annotation, field), field.metadata.get("doc", ""))
+        return default
+
+    def _default(self, field: Field, annotation: Any, path: KeyPath) -> Any:
+        """Return what a missing field is; INVALID when it must be given.
+
+        Tables and components are built from empty tables, so that they come from this structurer's registry.
+        """
+        default: Any = field.default
+        if default is attrs.NOTHING:
+            return INVALID
         if field.metadata.get("use"):
             return self.value(annotation, {"use": field.metadata["use"]}, path, field)
-        default = _default(field)
-        if default is INVALID:
-            self.refuse(path, "nothing", type_text(annotation, field), f"{field.metadata.get('doc', '')}")
-        return default
+        if isinstance(annotation, type) and attrs.has(annotation):
+            return self.value(annotation, {}, path, field)
+        return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
 
     def _draft(self, cls: type, values: Mapping[str, Any], path: KeyPath) -> tuple[Any, bool]:
         """Return an object made without its validators, and whether these would accept it.
@@ -200,15 +211,24 @@ class Structurer:
         Refused values are replaced by their defaults where there are any and left out elsewhere.
         """
         draft: Any = object.__new__(cls)
+        hints = field_types(cls)
         fields = [field for field in attrs.fields(cls) if field.name in values]
         for field in fields:
             value = values[field.name]
-            value = _default(field) if value is INVALID else value
+            if value is INVALID:
+                value = self._quietly_default(field, hints[field.name], path)
             if value is not INVALID:
                 object.__setattr__(draft, field.name, value)
         accepted = [field for field in fields if values[field.name] is not INVALID]
         obeyed = [self._obeys(draft, field, path) for field in accepted]
         return draft, all(obeyed)
+
+    def _quietly_default(self, field: Field, annotation: Any, path: KeyPath) -> Any:
+        """Return the default in place of a refused value, whose problem has been noted already."""
+        known = len(self.problems)
+        default = self._default(field, annotation, (*path, field.name))
+        del self.problems[known:]
+        return default
 
     def _obeys(self, draft: Any, field: Field, path: KeyPath) -> bool:
         """Run the validators of one field and note what they say."""
@@ -323,14 +343,6 @@ def _component(structurer: Structurer, value: Any, path: KeyPath, field: Field |
 
 def _has_hook(structurer: Structurer, annotation: Any) -> bool:
     return annotation in structurer.hooks
-
-
-def _default(field: Field) -> Any:
-    """Return a field's default value; INVALID when it has none."""
-    if field.default is attrs.NOTHING:
-        return INVALID
-    default: Any = field.default
-    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
 
 
 def _fits(annotation: Any, value: Any) -> bool:

@@ -189,6 +189,8 @@ class Positions:
         """Note that a value, and all it contains, now comes from the command line."""
         for known in [known for known in self.places if known[: len(path)] == path]:
             del self.places[known]
+        for length in range(1, len(path)):  # tables that only the override made
+            self.places.setdefault(path[:length], "--set")
         self.places[path] = "--set"
 
 

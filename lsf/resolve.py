@@ -1,0 +1,269 @@
+"""What a recipe's settings mean together and on this machine: files, mappings, devices.
+
+:func:`resolve` reports these problems and those of the schema in one go.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
+
+import attrs
+from ase.data import chemical_symbols
+
+from lsf.catalog import Catalog, catalog
+from lsf.data.keys import PROPERTIES
+from lsf.errors import LsfError, Problem, RecipeError, nearest
+from lsf.options import Component
+from lsf.recipe import Recipe
+from lsf.recipe_io import draft_recipe
+from lsf.toml import KeyPath, Positions, dotted
+
+
+@runtime_checkable
+class ChecksRecipe(Protocol):
+    """Options that have a say about the rest of the recipe."""
+
+    def problems(self, recipe: Recipe, where: str) -> list[Problem]:
+        """Return what does not fit; ``key`` is the dotted path in the recipe."""
+
+
+@runtime_checkable
+class HasFormalCharges(Protocol):
+    """Options of models built on formal charges."""
+
+    formal_charges: dict[str, float] | str | None
+
+
+def resolve(path: str | Path, overrides: Sequence[str] = (), components: Catalog | None = None) -> Recipe:
+    """Return the recipe in a TOML file, ready to run.
+
+    Raises RecipeError with all problems of the schema, of settings that do not fit together, of files that
+    do not exist and of a device that is not there.
+    """
+    draft = draft_recipe(path, overrides, components)
+    found = list(draft.problems)
+    if draft.recipe is not None:
+        suspect = tuple(problem.key for problem in draft.problems)
+        found += recipe_problems(draft.recipe, draft.positions, components, suspect)
+    if found or draft.recipe is None:
+        raise RecipeError(f"{draft.positions.source} cannot be used", found)
+    return draft.recipe
+
+
+def recipe_problems(
+    recipe: Recipe,
+    positions: Positions | None = None,
+    components: Catalog | None = None,
+    suspect: Sequence[str] = (),
+) -> list[Problem]:
+    """Return what is wrong with settings that are right one by one.
+
+    ``positions`` places the problems in the recipe's file. Rules about keys that are already known to be
+    wrong (``suspect``) are left out: what they would say follows from that.
+    """
+    positions = positions or Positions("recipe", {})
+    components = components or catalog()
+    found: list[Problem] = []
+    for sections, rule in _RULES:
+        if not any(_touches(key, section) for key in suspect for section in sections):
+            found += [_placed(problem, positions) for problem in rule(recipe, components)]
+    return found
+
+
+def pick_device(name: str) -> str:
+    """Return the torch device a recipe or command line means; LsfError when it is not there."""
+    problem = _device_problem(name)
+    if problem is not None:
+        raise LsfError(f"device {problem.found}; {problem.hint}")
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _touches(key: str, section: str) -> bool:
+    return key == section or key.startswith(f"{section}.")
+
+
+def _placed(problem: Problem, positions: Positions) -> Problem:
+    path: KeyPath = tuple(int(part) if part.isdecimal() else part for part in problem.key.split("."))
+    return attrs.evolve(problem, where=positions.where(path))
+
+
+def _problem(path: KeyPath, found: str, expected: str, hint: str = "") -> Problem:
+    return Problem("", dotted(path), found, expected, hint)
+
+
+# ---------------------------------------------------------------------------------------------------
+# rules
+
+
+def _validation_split(recipe: Recipe, _components: Catalog) -> list[Problem]:
+    given = [name for name in ("valid", "valid_fraction") if getattr(recipe.data, name) is not None]
+    if len(given) == 1:
+        return []
+    found = "both valid and valid_fraction" if given else "neither valid nor valid_fraction"
+    hint = 'remove one, or set it to "none"' if given else "for example valid_fraction = 0.1"
+    return [_problem(("data", "valid"), found, "one of the two", hint)]
+
+
+def _files(recipe: Recipe, _components: Catalog) -> list[Problem]:
+    found = []
+    for path, file, words in _paths(recipe, ()):
+        if Path(file).is_file():
+            continue
+        what = "a folder" if Path(file).is_dir() else "no such file"
+        expected = " or ".join(["a file", *(f'"{word}"' for word in words)])
+        found.append(_problem(path, f"{file}: {what}", expected, _file_hint(Path(file), words)))
+    return found
+
+
+def _paths(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str, tuple[str, ...]]]:
+    """Yield every file name in a recipe, with its key path and the words that may stand in its place."""
+    if isinstance(value, Component):
+        yield from _paths(value.options, path)
+    elif attrs.has(type(value)):
+        for field in attrs.fields(type(value)):
+            inner, here = getattr(value, field.name), (*path, field.name)
+            if field.metadata.get("path"):
+                words = field.metadata["words"]
+                named = inner.items() if isinstance(inner, dict) else [(None, inner)]
+                for name, file in named:
+                    if isinstance(file, str) and file not in words:
+                        yield (here if name is None else (*here, name)), file, words
+            else:
+                yield from _paths(inner, here)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _paths(item, (*path, key))
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from _paths(item, (*path, index))
+
+
+def _file_hint(file: Path, words: Sequence[str]) -> str:
+    folder = file.parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}; paths start at the recipe's folder"
+    names = [name.name for name in folder.iterdir() if name.is_file()]
+    word = nearest(file.name, words)
+    if word is not None:
+        return f'did you mean "{word}"?'
+    near = nearest(file.name, names)
+    return (
+        f"did you mean {str(folder / near)!r}?"
+        if near
+        else f"paths start at the recipe's folder, here {folder}"
+    )
+
+
+def _elements(recipe: Recipe, _components: Catalog) -> list[Problem]:
+    energies = recipe.data.atomic_energies
+    tables = [(("data", "atomic_energies"), energies if isinstance(energies, dict) else {})]
+    charges = _charges_option(recipe)
+    tables.append((("model", "formal_charges"), charges if isinstance(charges, dict) else {}))
+    symbols = chemical_symbols[1:]
+    return [
+        _problem((*path, name), f'"{name}"', "a chemical symbol", _symbol_hint(name, symbols))
+        for path, table in tables
+        for name in table
+        if name not in symbols
+    ]
+
+
+def _symbol_hint(name: str, symbols: Sequence[str]) -> str:
+    near = nearest(name, symbols)
+    return f"did you mean {near!r}?" if near else "for example H, O, Na"
+
+
+def _stage_names(recipe: Recipe, _components: Catalog) -> list[Problem]:
+    counts = Counter(stage.name for stage in recipe.stages)
+    seen: set[str] = set()
+    found = []
+    for index, stage in enumerate(recipe.stages):
+        if stage.name in seen:
+            text = f'"{stage.name}" for {counts[stage.name]} stages'
+            found.append(_problem(("stages", index, "name"), text, "a name of its own for each stage"))
+        seen.add(stage.name)
+    return found
+
+
+def _charges_option(recipe: Recipe) -> dict[str, float] | str | None:
+    options = recipe.model.options
+    return options.formal_charges if isinstance(options, HasFormalCharges) else None
+
+
+def _mapped(recipe: Recipe) -> set[str]:
+    heads = recipe.heads.values()
+    return {name for head in heads for name in (*head.info_keys, *head.arrays_keys)}
+
+
+def _loss_labels(recipe: Recipe, components: Catalog) -> list[Problem]:
+    """A loss can only be computed where a head maps the label it is about."""
+    mapped, found = _mapped(recipe), []
+    for index, stage in enumerate(recipe.stages):
+        for name in stage.loss:
+            for label in components.entry("losses", name).requires:
+                if label in PROPERTIES and label not in mapped:
+                    path = ("stages", index, "loss", name)
+                    hint = f"add it, or remove the loss; mapped are: {', '.join(sorted(mapped)) or 'none'}"
+                    found.append(_problem(path, f'no head that maps "{label}"', _mapping_text(label), hint))
+    return found
+
+
+def _mapping_text(label: str) -> str:
+    table = "info_keys" if PROPERTIES[label].level == "frame" else "arrays_keys"
+    return f'{label} = "its key in the file" in heads.<name>.{table}'
+
+
+def _formal_charges(recipe: Recipe, _components: Catalog) -> list[Problem]:
+    """Charges read from the frames need their key."""
+    if _charges_option(recipe) != "from_data" or "charges" in _mapped(recipe):
+        return []
+    path = ("model", "formal_charges")
+    return [_problem(path, '"from_data" and no head that maps "charges"', _mapping_text("charges"))]
+
+
+def _model(recipe: Recipe, _components: Catalog) -> list[Problem]:
+    options = recipe.model.options
+    return options.problems(recipe, "") if isinstance(options, ChecksRecipe) else []
+
+
+def _device(recipe: Recipe, _components: Catalog) -> list[Problem]:
+    problem = _device_problem(recipe.device)
+    return [problem] if problem is not None else []
+
+
+def _device_problem(name: str) -> Problem | None:
+    if not name.startswith("cuda"):
+        return None
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    number = int(name.partition(":")[2] or 0)
+    if number < count:
+        return None
+    there = f"{count} CUDA device{'s' if count != 1 else ''}" if count else "no CUDA device"
+    hint = 'to run on the CPU: --set device=cpu (or device = "cpu" in the recipe; --device cpu in lsf eval)'
+    return _problem(
+        ("device",), f'"{name}" on a machine with {there}', '"auto", "cpu" or a device that is there', hint
+    )
+
+
+Rule = Callable[[Recipe, Catalog], list[Problem]]
+
+_RULES: Final[tuple[tuple[tuple[str, ...], Rule], ...]] = (
+    (("data.valid", "data.valid_fraction"), _validation_split),
+    ((), _files),
+    (("model.formal_charges", "data.atomic_energies"), _elements),
+    (("stages",), _stage_names),
+    (("stages", "heads"), _loss_labels),
+    (("model", "heads"), _formal_charges),
+    (("model", "electrostatics"), _model),
+    (("device",), _device),
+)
+"""Each rule with the keys it reads."""
