@@ -18,20 +18,22 @@ from lsf.data.keys import ARRAY_PROPERTIES, INFO_PROPERTIES
 from lsf.errors import Problem, RecipeError, did_you_mean, nearest
 from lsf.options import Component
 from lsf.recipe import Head, LossTerm, Recipe
-from lsf.structure import INVALID, NONE_WORD, Field, Structurer, found_text
+from lsf.structure import INVALID, FileName, Structurer
 from lsf.toml import KeyPath, Positions, dotted, parse_toml, write_toml
+from lsf.wording import NONE_WORD, Field, found_text
 
 
 @attrs.frozen
 class Draft:
     """A recipe as far as it could be read, with everything wrong so far and the place of every key.
 
-    ``recipe`` is None when required parts are missing or refused.
+    ``recipe`` is None when required parts are missing or refused; ``files`` are those it names.
     """
 
     recipe: Recipe | None
     problems: tuple[Problem, ...]
     positions: Positions
+    files: tuple[FileName, ...]
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = (), components: Catalog | None = None) -> Recipe:
@@ -52,8 +54,18 @@ def read_recipe_text(
 def finished(draft: Draft) -> Recipe:
     """Return the draft's recipe, or raise RecipeError with all its problems."""
     if draft.problems or draft.recipe is None:
-        raise RecipeError(f"{draft.positions.source} cannot be used", draft.problems)
+        raise RecipeError(f"{draft.positions.source} cannot be used", in_order(draft.problems))
     return draft.recipe
+
+
+def in_order(problems: Sequence[Problem]) -> list[Problem]:
+    """Return the problems by line; those without one, of ``--set`` and of missing tables, come last."""
+
+    def line(problem: Problem) -> float:
+        number = problem.where.rpartition(":")[2]
+        return int(number) if number.isdecimal() else float("inf")
+
+    return sorted(problems, key=line)
 
 
 def draft_recipe(path: str | Path, overrides: Sequence[str] = (), components: Catalog | None = None) -> Draft:
@@ -88,7 +100,7 @@ def _draft(
     )
     recipe = structurer.table(Recipe, table, ())
     found = (*problems, *structurer.problems)
-    return Draft(None if recipe is INVALID else recipe, found, positions)
+    return Draft(None if recipe is INVALID else recipe, found, positions, tuple(structurer.files))
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -224,7 +236,7 @@ def as_table(value: Any) -> Any:
         return {"use": value.use, **as_table(value.options)}
     if isinstance(value, LossTerm):
         options = {} if value.options is None else as_table(value.options)
-        return {"weight": value.weight, **options}
+        return {"weight": value.weight, **options} if options else value.weight
     if attrs.has(type(value)):
         return {field.name: as_table(getattr(value, field.name)) for field in attrs.fields(type(value))}
     if isinstance(value, Mapping):

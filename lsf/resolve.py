@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import attrs
 from ase.data import chemical_symbols
@@ -16,9 +16,9 @@ from ase.data import chemical_symbols
 from lsf.catalog import Catalog, catalog
 from lsf.data.keys import PROPERTIES
 from lsf.errors import LsfError, Problem, RecipeError, nearest
-from lsf.options import Component
 from lsf.recipe import Recipe
-from lsf.recipe_io import draft_recipe
+from lsf.recipe_io import draft_recipe, in_order
+from lsf.structure import FileName
 from lsf.toml import KeyPath, Positions, dotted
 
 
@@ -44,12 +44,12 @@ def resolve(path: str | Path, overrides: Sequence[str] = (), components: Catalog
     do not exist and of a device that is not there.
     """
     draft = draft_recipe(path, overrides, components)
-    found = list(draft.problems)
+    found = [*draft.problems, *(_placed(item, draft.positions) for item in _missing_files(draft.files))]
     if draft.recipe is not None:
         suspect = tuple(problem.key for problem in draft.problems)
         found += recipe_problems(draft.recipe, draft.positions, components, suspect)
     if found or draft.recipe is None:
-        raise RecipeError(f"{draft.positions.source} cannot be used", found)
+        raise RecipeError(f"{draft.positions.source} cannot be used", in_order(found))
     return draft.recipe
 
 
@@ -111,38 +111,16 @@ def _validation_split(recipe: Recipe, _components: Catalog) -> list[Problem]:
     return [_problem(("data", "valid"), found, "one of the two", hint)]
 
 
-def _files(recipe: Recipe, _components: Catalog) -> list[Problem]:
+def _missing_files(files: Sequence[FileName]) -> list[Problem]:
     found = []
-    for path, file, words in _paths(recipe, ()):
-        if Path(file).is_file():
+    for name in files:
+        file = Path(name.file)
+        if file.is_file():
             continue
-        what = "a folder" if Path(file).is_dir() else "no such file"
-        expected = " or ".join(["a file", *(f'"{word}"' for word in words)])
-        found.append(_problem(path, f"{file}: {what}", expected, _file_hint(Path(file), words)))
+        text = f"{file}, which is a folder" if file.is_dir() else f"{file}, which does not exist"
+        expected = " or ".join(["a file", *(f'"{word}"' for word in name.words)])
+        found.append(_problem(name.key, text, expected, _file_hint(file, name.words)))
     return found
-
-
-def _paths(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str, tuple[str, ...]]]:
-    """Yield every file name in a recipe, with its key path and the words that may stand in its place."""
-    if isinstance(value, Component):
-        yield from _paths(value.options, path)
-    elif attrs.has(type(value)):
-        for field in attrs.fields(type(value)):
-            inner, here = getattr(value, field.name), (*path, field.name)
-            if field.metadata.get("path"):
-                words = field.metadata["words"]
-                named = inner.items() if isinstance(inner, dict) else [(None, inner)]
-                for name, file in named:
-                    if isinstance(file, str) and file not in words:
-                        yield (here if name is None else (*here, name)), file, words
-            else:
-                yield from _paths(inner, here)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _paths(item, (*path, key))
-    elif isinstance(value, tuple):
-        for index, item in enumerate(value):
-            yield from _paths(item, (*path, index))
 
 
 def _file_hint(file: Path, words: Sequence[str]) -> str:
@@ -258,7 +236,6 @@ Rule = Callable[[Recipe, Catalog], list[Problem]]
 
 _RULES: Final[tuple[tuple[tuple[str, ...], Rule], ...]] = (
     (("data.valid", "data.valid_fraction"), _validation_split),
-    ((), _files),
     (("model.formal_charges", "data.atomic_energies"), _elements),
     (("stages",), _stage_names),
     (("stages", "heads"), _loss_labels),

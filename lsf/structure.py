@@ -13,30 +13,19 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol
 
 import attrs
 
 from lsf.errors import CatalogError, Problem, did_you_mean
 from lsf.options import Component, Rule
 from lsf.toml import KeyPath, Positions, dotted
+from lsf.wording import NONE_WORD, Field, field_types, found_text, rules, type_text
 
-Field: TypeAlias = "attrs.Attribute[Any]"
 Hook = Callable[["Structurer", Any, KeyPath, "Field | None"], Any]
 
 INVALID: Final = object()
 """Stands for a value that was refused; its problem has been noted."""
-
-NONE_WORD: Final = "none"
-"""TOML has no null: this word stands for "not set" in every optional field."""
-
-_SCALARS: Final[dict[Any, str]] = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "a string",
-    Any: "any value",
-}
 
 
 class Components(Protocol):
@@ -49,68 +38,17 @@ class Components(Protocol):
         """Return the attrs class of a component's options; CatalogError when it cannot be imported."""
 
 
-def field_types(cls: type) -> dict[str, Any]:
-    """Return the resolved annotation of every field of an attrs class."""
-    hints = typing.get_type_hints(cls)
-    return {field.name: hints[field.name] for field in attrs.fields(cls)}
+@attrs.frozen
+class FileName:
+    """A file a document names: where, its absolute path, and the words that may stand in its place."""
 
-
-def rules(field: Field | None) -> tuple[Rule, ...]:
-    """Return the rules of a field, which can say what they expect."""
-    return () if field is None else field.metadata.get("rules", ())
-
-
-def type_text(annotation: Any, field: Field | None = None) -> str:
-    """Return what may stand at a field, in words: type and range."""
-    return ", ".join([_type_words(annotation), *(rule.expected for rule in rules(field))])
-
-
-def _type_words(annotation: Any) -> str:
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation in _SCALARS:
-        return _SCALARS[annotation]
-    if annotation is type(None):
-        return f'"{NONE_WORD}"'
-    if origin is Literal:
-        words = ", ".join(f'"{arg}"' if isinstance(arg, str) else str(arg) for arg in args)
-        return f"one of {words}" if len(args) > 1 else words
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_type_words(arg) for arg in args)
-    if origin is dict:
-        return f"a table of {_plural(args[1])}"
-    if origin in (tuple, list):
-        if origin is tuple and Ellipsis not in args:
-            return f"a list of {len(args)} {_plural(args[0])}"
-        return f"a list of {_plural(args[0])}"
-    return "a table"
-
-
-def _plural(annotation: Any) -> str:
-    words = _type_words(annotation)
-    singular = {"a number": "numbers", "a string": "strings", "an integer": "integers", "a table": "tables"}
-    return singular.get(words, f"values, each {words}")
-
-
-def found_text(value: Any) -> str:
-    """Return a TOML value in words, with its type."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        shown = value if len(value) <= 60 else f"{value[:57]}..."
-        return f'the string "{shown}"'
-    if isinstance(value, int):
-        return f"the integer {value}"
-    if isinstance(value, float):
-        return f"the number {value!r}"
-    if isinstance(value, Mapping):
-        return f"a table with {', '.join(map(str, value))}" if value else "an empty table"
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    return f"the {type(value).__name__} {value}"  # TOML's dates and times
+    key: KeyPath
+    file: str
+    words: tuple[str, ...]
 
 
 class Structurer:
-    """Turns tables into objects of annotated types and collects ``problems`` on the way.
+    """Turns tables into objects of annotated types; collects ``problems`` and ``files`` on the way.
 
     ``folder`` is where relative file names start; ``hooks`` override how a type is built.
     """
@@ -127,6 +65,7 @@ class Structurer:
         self.folder = folder
         self.hooks: dict[Any, Hook] = {Component: _component, **(hooks or {})}
         self.problems: list[Problem] = []
+        self.files: list[FileName] = []
 
     def refuse(self, path: KeyPath, found: str, expected: str, hint: str = "") -> Any:
         """Note a problem and return INVALID."""
@@ -182,7 +121,7 @@ class Structurer:
         if isinstance(value, str) and field.metadata.get("registry") and value not in field.metadata["words"]:
             value = self._registered(field.metadata["registry"], value, here)
         if field.metadata.get("path"):
-            value = self._absolute(value, field.metadata["words"])
+            value = self._absolute(value, here, field.metadata["words"])
         return value
 
     def _missing(self, field: Field, annotation: Any, path: KeyPath) -> Any:
@@ -304,12 +243,15 @@ class Structurer:
             path, f'"{name}"', f"the name of one of the {kind} (lsf list {kind})", did_you_mean(name, names)
         )
 
-    def _absolute(self, value: Any, words: tuple[str, ...]) -> Any:
-        if isinstance(value, str):
-            return value if value in words else os.path.normpath(self.folder / Path(value).expanduser())
+    def _absolute(self, value: Any, path: KeyPath, words: tuple[str, ...]) -> Any:
+        """Return a file name, or every one in a table, as an absolute path, and take note of it."""
         if isinstance(value, dict):
-            return {key: self._absolute(item, words) for key, item in value.items()}
-        return value
+            return {key: self._absolute(item, (*path, key), words) for key, item in value.items()}
+        if not isinstance(value, str) or value in words:
+            return value
+        file = os.path.normpath(self.folder / Path(value).expanduser())
+        self.files.append(FileName(path, file, words))
+        return file
 
     def options(
         self, kind: str, table: Mapping[str, Any], name: str, path: KeyPath, name_path: KeyPath
