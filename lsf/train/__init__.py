@@ -1,0 +1,1 @@
+"""Fitting a model to labels: losses, optimizers, stages, evaluation, checkpoints, error tables."""

@@ -1,0 +1,196 @@
+"""A training under way: what is constant, how far it is, and how it is saved and taken up again."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+from torch import nn
+
+from lsf.catalog import catalog
+from lsf.data.graph import AtomGraph
+from lsf.recipe import Recipe, Stage
+from lsf.train.checkpoint import (
+    Position,
+    SaveClock,
+    fingerprint_of,
+    read_checkpoint,
+    remove_leftovers,
+    write_best,
+    write_checkpoint,
+)
+from lsf.train.ema import build_average, weights_in_place
+from lsf.train.evaluation import Evaluate, EvaluationSet, device_of
+from lsf.train.loop import Learner, steps_per_epoch
+from lsf.train.progress import MetricsFile
+
+
+class Splits(Protocol):
+    """The frames of a run; :class:`lsf.data.loader.DataSplits` is one."""
+
+    @property
+    def train(self) -> Sequence[AtomGraph]:
+        """Frames the weights are fitted to."""
+
+    @property
+    def valid(self) -> Sequence[AtomGraph]:
+        """Frames the best weights are chosen by; may be empty."""
+
+    @property
+    def tests(self) -> Mapping[str, Sequence[AtomGraph]]:
+        """Named sets for the final tables."""
+
+
+class Save(Protocol):
+    """Writes the model, as it stands, with a few more strings beside what every model file says."""
+
+    def __call__(self, model: nn.Module, path: Path, extra_metadata: Mapping[str, str]) -> object:
+        """Write the file whole or not at all."""
+
+
+def build_learner(recipe: Recipe, model: nn.Module, evaluate: Evaluate) -> Learner:
+    """Return the model with its optimizer and the average of its weights."""
+    settings = recipe.training
+    choice = settings.optimizer
+    optimizer = catalog().entry("optimizers", choice.use).target()(choice.options, model)
+    average = build_average(model, optimizer, settings.ema_decay)
+    return Learner(model, optimizer, average, evaluate, device_of(model), settings.clip_grad)
+
+
+def build_valid(recipe: Recipe, splits: Splits, learner: Learner) -> EvaluationSet | None:
+    """Return the validation frames, collated for good; None where there are none."""
+    settings = recipe.training
+    if not splits.valid:
+        return None
+    return EvaluationSet.build(splits.valid, settings.valid_batch_size or settings.batch_size, learner.device)
+
+
+@attrs.define
+class Session:
+    """A training under way; only ``position`` and what it says about saving change."""
+
+    recipe: Recipe
+    splits: Splits
+    learner: Learner
+    valid: EvaluationSet | None
+    folder: Path
+    log: logging.Logger
+    save_model: Save
+    fingerprint: str
+    position: Position = attrs.field(factory=Position)
+    clock: SaveClock = attrs.field(factory=SaveClock)
+    best_written: int = 0
+
+    @classmethod
+    def begin(
+        cls,
+        recipe: Recipe,
+        model: nn.Module,
+        splits: Splits,
+        folder: Path,
+        log: logging.Logger,
+        save: Save,
+        resolved_recipe: str,
+        evaluate: Evaluate,
+    ) -> Session:
+        """Return a session that has done nothing yet."""
+        learner = build_learner(recipe, model, evaluate)
+        fingerprint = fingerprint_of(resolved_recipe, splits.train, splits.valid)
+        valid = build_valid(recipe, splits, learner)
+        return cls(recipe, splits, learner, valid, folder, log, save, fingerprint)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage the run is in."""
+        return self.recipe.stages[self.position.stage]
+
+    @property
+    def epoch(self) -> int:
+        """The number of finished epochs, over all stages."""
+        before = self.recipe.stages[: self.position.stage]
+        return sum(stage.epochs for stage in before) + self.position.epoch
+
+    @property
+    def total_epochs(self) -> int:
+        """The number of epochs of all stages."""
+        return sum(stage.epochs for stage in self.recipe.stages)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of optimizer steps of an epoch."""
+        return steps_per_epoch(len(self.splits.train), self.recipe.training.batch_size)
+
+    @property
+    def last_file(self) -> Path:
+        """The checkpoint to resume from."""
+        return self.folder / "checkpoints" / "last.pt"
+
+    @property
+    def metrics_file(self) -> MetricsFile:
+        """The JSON lines of the run."""
+        return MetricsFile(self.folder / "metrics.jsonl")
+
+    def where(self) -> str:
+        """Return how far the run is, for messages."""
+        place = f", step {self.position.step} of the next" if self.position.step else ""
+        name = f" ({self.stage.name})" if self.position.stage < len(self.recipe.stages) else ""
+        return f"epoch {self.epoch}/{self.total_epochs}{place}{name}"
+
+    def start(self, resume: bool) -> None:
+        """Take up the last checkpoint, or begin anew and write the first one."""
+        remove_leftovers(self.last_file.parent)
+        if resume and self.last_file.exists():
+            self._take_up()
+            return
+        shutil.rmtree(self.last_file.parent, ignore_errors=True)
+        self.metrics_file.path.unlink(missing_ok=True)
+        # written at once, so that an unwritable folder or a full disk shows before any work is done
+        self.save()
+
+    def _take_up(self) -> None:
+        learner = self.learner
+        self.position, content = read_checkpoint(self.last_file, self.fingerprint, learner.device)
+        learner.model.load_state_dict(content["model"])
+        learner.optimizer.load_state_dict(content["optimizer"])
+        learner.average.load_state_dict(content["average"])
+        self.metrics_file.truncate(self.position.metrics_bytes)
+        self.log.info("resuming from %s, after %s", self.last_file, self.where())
+
+    def save(self) -> None:
+        """Write ``last.pt`` and, where they are new, the best weights of the stage."""
+        started, learner = time.monotonic(), self.learner
+        states: dict[str, Any] = {
+            "model": learner.model.state_dict(),
+            "optimizer": learner.optimizer.state_dict(),
+            "average": learner.average.state_dict(),
+        }
+        write_checkpoint(self.last_file, self.fingerprint, self.position, states)
+        best = self.position.best
+        if best is not None and best.epoch != self.best_written:
+            names = [name for name, _ in learner.model.named_parameters()]
+            path = self.last_file.with_name(f"best_{self.recipe.stages[best.stage].name}.pt")
+            write_best(path, self.fingerprint, best, names)
+            self.best_written = best.epoch
+        self.clock.ran(time.monotonic() - started)
+
+    def save_best_model(self, path: Path) -> None:
+        """Write the stage's best weights as a model file."""
+        best, model = self.position.best, self.learner.model
+        assert best is not None
+        metadata = {
+            "stage": self.recipe.stages[best.stage].name,
+            "epoch": str(best.epoch),
+            "training_loss" if self.valid is None else "validation_loss": repr(best.loss),
+        }
+        with weights_in_place(model, best.weights):
+            self.save_model(model, path, metadata)
+        self.log.info("wrote %s (best epoch %d, loss %.4g)", path, best.epoch, best.loss)
+
+    def stage_file(self, stage: Stage) -> Path:
+        """Return the model file of a stage."""
+        return self.folder / f"{self.recipe.name}_{stage.name}.safetensors"

@@ -1,0 +1,291 @@
+"""Training from a recipe: stage after stage, with evaluations, best weights, checkpoints and tables.
+
+A stage has its own losses and learning rate; weights, their average and the optimizer's state go on from
+one stage to the next. The best weights are chosen within a stage, by the validation loss of that stage,
+and written as ``<name>_<stage>.safetensors``; those of the last stage are the final model.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+from rich.console import Console
+from torch import Tensor, nn
+
+from lsf.data.graph import AtomGraph
+from lsf.errors import DataError, Problem
+from lsf.recipe import Recipe
+from lsf.report.tables import Table
+from lsf.train.checkpoint import Best
+from lsf.train.ema import copy_weights
+from lsf.train.evaluation import Evaluate, evaluate_splits, model_evaluate
+from lsf.train.interrupt import StopRequest, TrainingInterrupted
+from lsf.train.labels import missing_labels
+from lsf.train.loop import (
+    EpochSums,
+    TrainingError,
+    epoch_batches,
+    frame_names,
+    frames_with_bad_numbers,
+    run_epoch,
+)
+from lsf.train.losses import StageLoss, build_stage_loss
+from lsf.train.metrics import SplitMetrics
+from lsf.train.optimizer import set_learning_rate
+from lsf.train.progress import Record, Reporter, error_text, history_of
+from lsf.train.session import Save, Session, Splits
+from lsf.train.tables import build_error_table
+
+MID_EPOCH_SECONDS: Final = 300.0
+"""Within long epochs a checkpoint is written after so many seconds."""
+
+
+@attrs.frozen
+class TrainResult:
+    """What a training leaves: ``model`` holds the best weights of the last stage.
+
+    ``history`` has one record per epoch (see :func:`lsf.train.progress.history_of`), ``metrics`` the errors
+    by split (train, valid, and each test set by its name), ``table`` the same as the recipe wants it shown.
+    """
+
+    model: nn.Module
+    history: list[Record]
+    model_file: Path
+    stage_files: dict[str, Path]
+    metrics: dict[str, SplitMetrics]
+    table: Table
+    best_epoch: int
+    best_loss: float
+    seconds: float
+
+
+def train(
+    recipe: Recipe,
+    model: nn.Module,
+    splits: Splits,
+    folder: Path,
+    log: logging.Logger,
+    *,
+    save: Save,
+    resolved_recipe: str,
+    console: Console | None = None,
+    resume: bool = True,
+    evaluate: Evaluate = model_evaluate,
+) -> TrainResult:
+    """Train a model as the recipe says, leaving everything in ``folder``.
+
+    Parameters
+    ----------
+    recipe : stages, losses, optimizer and all other settings
+    model : on the device to train on
+    splits : frames to train on, to validate and to test
+    folder : run folder; gets checkpoints, ``metrics.jsonl`` and model files
+    log : gets the epoch lines, the frequent ones at level DEBUG
+    save : writes a model file; called at the end of every stage and of the run
+    resolved_recipe : the whole recipe as text; a checkpoint is taken up only by a run with the same
+    console : shows a progress bar where it is a terminal
+    resume : go on from ``folder/checkpoints/last.pt`` where there is one; else start anew
+    evaluate : computes a model's outputs
+
+    Returns
+    -------
+    TrainResult, with the errors on all splits
+
+    Raises
+    ------
+    lsf.errors.DataError
+        when a loss has no label among the training frames
+    lsf.train.checkpoint.CheckpointError
+        when the checkpoint found is damaged or of another run
+    lsf.train.loop.TrainingError
+        when a loss or gradient is not finite; names the frames
+    lsf.train.interrupt.TrainingInterrupted
+        on Ctrl-C or SIGTERM, after a checkpoint was written; says how to resume
+    """
+    losses = [build_stage_loss(stage.loss) for stage in recipe.stages]
+    _check_labels(recipe, losses, splits.train)
+    session = Session.begin(recipe, model, splits, folder, log, save, resolved_recipe, evaluate)
+    if session.valid is None:
+        log.warning("no validation frames: the best weights are chosen by the training loss")
+    session.start(resume)
+    steps = session.steps_per_epoch
+    done = session.epoch * steps + session.position.step
+    with StopRequest() as stop, Reporter(session.total_epochs * steps, done, log, console) as reporter:
+        while session.position.stage < len(recipe.stages):
+            _StageRun(session, losses[session.position.stage], stop, reporter).run()
+    return _finish(session)
+
+
+def _check_labels(recipe: Recipe, losses: Sequence[StageLoss], graphs: Sequence[AtomGraph]) -> None:
+    problems: list[Problem] = []
+    for stage, loss in zip(recipe.stages, losses, strict=True):
+        problems += missing_labels(loss.needs, graphs, recipe.data.train, stage.name)
+    if problems:
+        raise DataError("the training frames lack labels that losses need", problems)
+
+
+@attrs.frozen
+class _StageRun:
+    """One stage of a session, from where it stands to its end."""
+
+    session: Session
+    loss: StageLoss
+    stop: StopRequest
+    reporter: Reporter
+
+    def run(self) -> None:
+        """Run the rest of the stage and write its best model."""
+        session = self.session
+        stage, position = session.stage, session.position
+        if position.best is not None and position.best.stage != position.stage:
+            position.best = None
+        set_learning_rate(session.learner.optimizer, stage.lr)
+        self.reporter.describe(stage.name)
+        while position.epoch < stage.epochs:
+            self.run_epoch()
+            self.stop_if_asked()
+            if position.epoch < stage.epochs and session.clock.due():
+                session.save()
+        session.save_best_model(session.stage_file(stage))
+        position.stage, position.epoch = position.stage + 1, 0
+        session.save()
+        self.stop_if_asked()
+
+    def run_epoch(self) -> None:
+        """Take the remaining steps of an epoch, evaluate where it is due, and write down how it went."""
+        session, position = self.session, self.session.position
+        recipe, graphs = session.recipe, session.splits.train
+        batches = epoch_batches(len(graphs), recipe.training.batch_size, recipe.seed, session.epoch)
+        sums = EpochSums(position.epoch_terms, position.epoch_seconds)
+
+        def after_step() -> None:
+            position.step += 1
+            position.epoch_terms, position.epoch_seconds = sums.terms, sums.seconds
+            self.reporter.step()
+            self.stop_if_asked()
+            if time.monotonic() - session.clock.written > MID_EPOCH_SECONDS:
+                session.save()
+
+        rest = batches[position.step :]
+        run_epoch(session.learner, self.loss, graphs, rest, sums, after_step, self.on_bad_numbers)
+        position.epoch, position.step = position.epoch + 1, 0
+        position.epoch_terms, position.epoch_seconds = None, 0.0
+        assert sums.terms is not None
+        self.record_epoch(sums.terms, sums.seconds)
+
+    def stop_if_asked(self) -> None:
+        """Save and stop when Ctrl-C was pressed or the process was asked to end."""
+        session = self.session
+        if self.stop.received is None:
+            return
+        session.save()
+        raise TrainingInterrupted(
+            f"stopped by {self.stop.received} after {session.where()}; everything is saved in "
+            f"{session.last_file}: run the same command again to resume"
+        )
+
+    def on_bad_numbers(self, graphs: Sequence[AtomGraph]) -> None:
+        """Save the weights, which the bad batch has not touched, and raise with the frames' names."""
+        session = self.session
+        session.save()
+        bad = frames_with_bad_numbers(session.learner, self.loss, graphs)
+        raise TrainingError(
+            f"training stopped after {session.where()}: the loss or its gradient is not a finite number in"
+            f"{frame_names(bad, session.recipe.data.train)}\n"
+            f"look at these frames, or lower stages.{session.position.stage}.lr = {session.stage.lr:g}; the "
+            f"weights from before this step are saved in {session.last_file}"
+        )
+
+    def record_epoch(self, terms: Tensor, seconds: float) -> None:
+        """Evaluate where it is due, keep the best weights, and write the lines of the epoch."""
+        session, position, stage = self.session, self.session.position, self.session.stage
+        common = {"epoch": session.epoch, "stage": stage.name, "lr": stage.lr}
+        score = self.loss.combine(terms).item()
+        named = self.loss.named(terms)
+        records: list[Record] = [
+            {"kind": "train", **common, "loss": score, "terms": named, "seconds": seconds}
+        ]
+        position.seconds += seconds
+        last = position.epoch == stage.epochs
+        if last or position.epoch % session.recipe.training.eval_interval == 0:
+            started = time.perf_counter()
+            valid = self.validate()
+            errors = ""
+            if valid is not None:
+                elapsed = time.perf_counter() - started
+                position.seconds += elapsed
+                records.append(_eval_record("eval", "valid", valid, common, elapsed))
+                score, errors = valid.loss, f", {error_text(valid)}"
+            self.keep_if_best(score)
+            place = f"Epoch {session.epoch}/{session.total_epochs} {stage.name}"
+            self.reporter.line(f"{place}: loss={score:.4g}{errors}", always=last)
+        position.metrics_bytes = session.metrics_file.append(*records)
+
+    def validate(self) -> SplitMetrics | None:
+        """Return errors and loss of the averaged weights on the validation frames, if there are any."""
+        session, learner = self.session, self.session.learner
+        if session.valid is None:
+            return None
+        metrics = session.valid.metrics(learner.model, learner.average.weights(), self.loss, learner.evaluate)
+        if not math.isfinite(metrics.loss):
+            raise TrainingError(
+                f"training stopped after {session.where()}: the validation loss is not a finite number; "
+                f"lower stages.{session.position.stage}.lr = {session.stage.lr:g}, or look at the validation "
+                f"frames; the last good weights are in {session.last_file}"
+            )
+        return metrics
+
+    def keep_if_best(self, score: float) -> None:
+        """Keep a copy of the averaged weights when their loss is the lowest of the stage."""
+        session, position = self.session, self.session.position
+        if position.best is None or score < position.best.loss:
+            weights = [weight.clone() for weight in session.learner.average.weights()]
+            position.best = Best(position.stage, session.epoch, score, weights)
+
+
+def _finish(session: Session) -> TrainResult:
+    """Write the final model, then evaluate it on all frames: nothing is lost if that fails."""
+    recipe, model, best = session.recipe, session.learner.model, session.position.best
+    assert best is not None
+    model_file = session.folder / f"{recipe.name}.safetensors"
+    session.save_best_model(model_file)
+    copy_weights(model, best.weights)
+    splits = {"train": session.splits.train, "valid": session.splits.valid, **session.splits.tests}
+    batch_size = recipe.training.valid_batch_size or recipe.training.batch_size
+    metrics = evaluate_splits(model, splits, batch_size, session.learner.evaluate)
+    common = {"epoch": best.epoch, "stage": recipe.stages[best.stage].name, "lr": None}
+    records = [_eval_record("final", name, split, common, None) for name, split in metrics.items()]
+    session.metrics_file.append(*records)
+    return TrainResult(
+        model=model,
+        history=history_of(session.metrics_file.read()),
+        model_file=model_file,
+        stage_files={stage.name: session.stage_file(stage) for stage in recipe.stages},
+        metrics=metrics,
+        table=build_error_table(recipe.training.error_table)(metrics, f"Errors of {recipe.name}"),
+        best_epoch=best.epoch,
+        best_loss=best.loss,
+        seconds=session.position.seconds,
+    )
+
+
+def _eval_record(
+    kind: str, split: str, metrics: SplitMetrics, common: Mapping[str, Any], seconds: float | None
+) -> Record:
+    """Return the line of ``metrics.jsonl`` for the errors on one set of frames."""
+    return {
+        "kind": kind,
+        "split": split,
+        **common,
+        "loss": metrics.loss,
+        "terms": dict(metrics.terms),
+        "rmse": metrics.rmse(),
+        "mae": metrics.mae(),
+        "seconds": seconds,
+    }
