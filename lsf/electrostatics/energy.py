@@ -1,0 +1,122 @@
+r"""Coulomb energy of Gaussian multipoles: one function for every boundary method.
+
+.. math:: E = \frac{1}{2} \iint \frac{\rho(r)\rho(r')}{4\pi\varepsilon_0 |r - r'|}
+
+A structure's kind, stated by its plan, selects the terms; structures of different kinds share a batch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN, KIND_SLAB, CoulombPlan, Electrostatics
+from lsf.electrostatics.corrections import box_energy, slab_energy
+from lsf.electrostatics.fourier import fourier_sum
+from lsf.electrostatics.fourier_blocks import fourier_grid
+from lsf.electrostatics.lattice import Lattice, build_lattice
+from lsf.electrostatics.layer import layer_energy
+from lsf.electrostatics.multipoles import fractional_moments, max_degree, self_energies
+from lsf.electrostatics.realspace import open_energy
+from lsf.units import COULOMB_CONSTANT
+
+TAPER_START = 0.9
+"""The kernel falls smoothly to zero between this part of the largest wave vector and the whole."""
+
+
+def coulomb_energy(
+    coefficients: Tensor,
+    positions: Tensor,
+    cell: Tensor,
+    batch: Tensor,
+    plan: CoulombPlan,
+    settings: Electrostatics,
+) -> Tensor:
+    """Return the Coulomb energy of every structure of a batch.
+
+    Differentiable to any order with respect to coefficients, positions and cell. Strain acts on positions and
+    cell alike; wave vectors, volumes and normals follow from the cell inside the graph. The derivative with
+    respect to coefficients is the potential (and its gradients) averaged over each atom's Gaussian.
+
+    Parameters
+    ----------
+    coefficients : (n_atoms, (L+1)^2) float64 [e Å^l], order [Q, d_y, d_z, d_x, ...], L = multipoles_max_l
+    positions : (n_atoms, 3) float64 [Å]; unwrapped along a slab's normal and in a box, else as you like
+    cell : (n_graphs, 3, 3) float64 [Å], rows are lattice vectors; anything finite for open structures
+    batch : (n_atoms,) int64, structure of each atom, ascending
+    plan : lists of all structures, :func:`lsf.electrostatics.boundary.plan_structure`, with batch offsets
+    settings : the settings the plan was made with
+
+    Returns
+    -------
+    (n_graphs,) float64 [eV]
+    """
+    expected = (settings.multipoles_max_l + 1) ** 2
+    if coefficients.shape[1] != expected:
+        raise ValueError(
+            f"coefficients have {coefficients.shape[1]} columns; multipoles_max_l = "
+            f"{settings.multipoles_max_l} needs {expected}"
+        )
+    sigma = settings.smearing_width
+    lattice = build_lattice(cell, plan)
+    n_graphs = len(plan.kind)
+    energy = _self_energy(coefficients, batch, plan, settings)
+    if plan.open_pairs.shape[1]:
+        energy = energy + open_energy(coefficients, positions, plan.open_pairs, batch, n_graphs, sigma)
+    if plan.k_triplets.shape[0]:
+        energy = energy + _reciprocal_energy(coefficients, positions, lattice, batch, plan, settings)
+    if plan.layer_pairs.shape[0]:
+        energy = energy + layer_energy(coefficients, positions, lattice, batch, plan)
+    slab = slab_energy(coefficients, positions, lattice, plan.slab_length.to(cell.dtype), batch, sigma)
+    box = box_energy(coefficients, positions, lattice.volume, batch, sigma)
+    zero = torch.zeros_like(energy)
+    energy = energy + torch.where(plan.kind == KIND_SLAB, slab, zero)
+    return energy + torch.where(plan.kind == KIND_BOX, box, zero)
+
+
+def _self_energy(coefficients: Tensor, batch: Tensor, plan: CoulombPlan, settings: Electrostatics) -> Tensor:
+    """Return what to add per structure: reciprocal sums contain the self-interaction, pair sums do not."""
+    contained = (plan.kind != KIND_OPEN).to(coefficients.dtype)
+    wanted = 1.0 if settings.include_self_interaction else 0.0
+    energies = self_energies(coefficients, settings.smearing_width) * (wanted - contained)[batch]
+    return energies.new_zeros(len(plan.kind)).index_add(0, batch, energies)
+
+
+def _reciprocal_energy(
+    coefficients: Tensor,
+    positions: Tensor,
+    lattice: Lattice,
+    batch: Tensor,
+    plan: CoulombPlan,
+    settings: Electrostatics,
+) -> Tensor:
+    r"""Return ``Σ_n w_n |F_n|²`` over the half space, (n_graphs,) [eV].
+
+    .. math:: w_n = \frac{4\pi k_e}{V} \frac{e^{-\sigma^2 k^2}}{k^2}\, t(k/k_c), \quad k = 2\pi n h^{-T}
+    """
+    inverse = lattice.inverse[batch]
+    fractional = torch.einsum("na,nab->nb", positions, inverse)
+    moments = fractional_moments(coefficients, inverse)
+    n_graphs = len(plan.kind)
+    grid = fourier_grid(fractional, batch, plan.k_triplets, plan.k_batch, n_graphs)
+    structure_factor = fourier_sum(fractional, moments, grid, max_degree(coefficients))
+
+    triplets = plan.k_triplets.to(positions.dtype)
+    wave_vectors = 2.0 * math.pi * torch.einsum("ka,kxa->kx", triplets, lattice.inverse[plan.k_batch])
+    squared = wave_vectors.square().sum(-1)
+    weights = torch.exp(-(settings.smearing_width**2) * squared) / squared
+    weights = weights * taper(torch.sqrt(squared) / settings.k_cutoff)
+    terms = weights * structure_factor.square().sum(-1)
+    sums = terms.new_zeros(n_graphs).index_add(0, plan.k_batch, terms)
+    return 4.0 * math.pi * COULOMB_CONSTANT * sums / lattice.volume
+
+
+def taper(ratio: Tensor) -> Tensor:
+    """Return 1 below 0.9, 0 from 1 on and a quintic in between, twice continuously differentiable.
+
+    Wave vectors thus enter and leave a sum without a jump when a cell changes shape.
+    """
+    u = ((ratio - TAPER_START) / (1.0 - TAPER_START)).clamp(0.0, 1.0)
+    return 1.0 - u**3 * (10.0 - 15.0 * u + 6.0 * u**2)

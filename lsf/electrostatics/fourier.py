@@ -1,0 +1,112 @@
+r"""The adjoint pair of Fourier sums that everything periodic is built from.
+
+In fractional coordinates s with real fractional moments m (:mod:`lsf.electrostatics.multipoles`):
+
+type 1, :math:`F_n = \sum_j \sum_{abc \le L} m_j^{abc} (-2\pi i\,n)^{abc} e^{-2\pi i\, n\cdot s_j}`
+
+type 2, :math:`v_j^{abc} = \mathrm{Re} \sum_n \bar G_n (-2\pi i\,n)^{abc} e^{-2\pi i\, n\cdot s_j}`
+
+They are each other's transpose for the product :math:`\mathrm{Re}\sum \bar G F`. As a derivative by s only
+raises an exponent, the derivative of either is again one of the two with L + 1: the pair is closed under
+differentiation to any order, and nothing of size n_atoms × n_k is kept for a backward pass.
+
+Complex numbers are pairs of reals (last dimension 2).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lsf.electrostatics.fourier_blocks import FourierGrid, gather_block, sum_block
+from lsf.electrostatics.multipoles import monomials
+
+
+def fourier_sum(fractional: Tensor, moments: Tensor, grid: FourierGrid, degree: int) -> Tensor:
+    """Return the type 1 sum, differentiable to any order.
+
+    Parameters
+    ----------
+    fractional : (n_atoms, 3), need not be wrapped; the values the grid was made from
+    moments : (n_atoms, n_monomials(degree)) [e]
+    grid : index lists and phase tables of :func:`lsf.electrostatics.fourier_blocks.fourier_grid`
+    degree : L, highest total exponent
+
+    Returns
+    -------
+    (n_k, 2) [e], real and imaginary part
+    """
+    return _FourierSum.apply(fractional, moments, grid, degree)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def fourier_gather(fractional: Tensor, amplitudes: Tensor, grid: FourierGrid, degree: int) -> Tensor:
+    """Return the type 2 sum of ``amplitudes`` (n_k, 2), shape (n_atoms, n_monomials(degree))."""
+    return _FourierGather.apply(fractional, amplitudes, grid, degree)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _FourierSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, fractional: Tensor, moments: Tensor, grid: FourierGrid, degree: int) -> Tensor:
+        ctx.save_for_backward(fractional, moments)
+        ctx.grid, ctx.degree = grid, degree
+        result = moments.new_zeros(grid.n_k, 2)
+        for block in grid.blocks:
+            result[block.k_rows] = sum_block(moments, block, degree)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        fractional, moments = ctx.saved_tensors
+        if not ctx.needs_input_grad[0]:
+            return None, fourier_gather(fractional, gradient, ctx.grid, ctx.degree), None, None
+        gathered = fourier_gather(fractional, gradient, ctx.grid, ctx.degree + 1)
+        by_position = _raise_and_contract(moments, gathered, ctx.degree)
+        return by_position, gathered[:, _kept(ctx.degree)], None, None
+
+
+class _FourierGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, fractional: Tensor, amplitudes: Tensor, grid: FourierGrid, degree: int) -> Tensor:
+        ctx.save_for_backward(fractional, amplitudes)
+        ctx.grid, ctx.degree = grid, degree
+        # one row more than atoms: padded slots of the blocks write there
+        result = amplitudes.new_zeros(grid.n_atoms + 1, len(monomials(degree)))
+        for block in grid.blocks:
+            result[block.atoms.reshape(-1)] = gather_block(amplitudes[block.k_rows], block, degree)
+        return result[:-1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        fractional, amplitudes = ctx.saved_tensors
+        by_position = by_amplitude = None
+        if ctx.needs_input_grad[0]:
+            gathered = fourier_gather(fractional, amplitudes, ctx.grid, ctx.degree + 1)
+            by_position = _raise_and_contract(gradient, gathered, ctx.degree)
+        if ctx.needs_input_grad[1]:
+            by_amplitude = fourier_sum(fractional, gradient, ctx.grid, ctx.degree)
+        return by_position, by_amplitude, None, None
+
+
+@lru_cache
+def _kept(degree: int) -> list[int]:
+    """Columns of degree L + 1 that are columns of degree L."""
+    higher = monomials(degree + 1)
+    return [higher.index(exponents) for exponents in monomials(degree)]
+
+
+@lru_cache
+def _raised(degree: int) -> list[list[int]]:
+    """Per axis, columns of degree L + 1 with that axis' exponent one above each column of degree L."""
+    higher = monomials(degree + 1)
+    return [
+        [higher.index((a + (axis == 0), b + (axis == 1), c + (axis == 2))) for a, b, c in monomials(degree)]
+        for axis in range(3)
+    ]
+
+
+def _raise_and_contract(moments: Tensor, gathered: Tensor, degree: int) -> Tensor:
+    """Return ``Σ_abc m^abc v^(abc + e_x)`` for x = 1, 2, 3: the derivative by position, (n_atoms, 3)."""
+    return torch.stack([(moments * gathered[:, columns]).sum(-1) for columns in _raised(degree)], dim=-1)

@@ -1,0 +1,49 @@
+"""Lattices of a batch: inverse cells, volumes and normals as differentiable functions of the cells."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lsf.electrostatics.boundary import KIND_OPEN, KIND_SLAB, CoulombPlan
+
+
+class Lattice(NamedTuple):
+    """What Coulomb sums use of the cells; of slabs the internal cell, of open structures a unit cell.
+
+    A slab's internal cell keeps its two periodic rows; the third row is their unit normal times the plan's
+    length, a constant: nothing depends on the third vector of the cell a user gives.
+    """
+
+    inverse: Tensor  # (n_graphs, 3, 3) 1/Å, fractional coordinates are positions @ inverse
+    volume: Tensor  # (n_graphs,) Å^3
+    normal: Tensor  # (n_graphs, 3) unit normal of the rows other than slab_axis
+    area: Tensor  # (n_graphs,) Å^2, spanned by these two rows
+
+
+def invert(cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the inverses (n_graphs, 3, 3) and determinants (n_graphs,) of 3×3 matrices, in closed form."""
+    first, second, third = cell.unbind(1)
+    crosses = [torch.linalg.cross(u, v) for u, v in ((second, third), (third, first), (first, second))]
+    determinant = (first * crosses[0]).sum(-1)
+    return torch.stack(crosses, dim=-1) / determinant[:, None, None], determinant
+
+
+def build_lattice(cell: Tensor, plan: CoulombPlan) -> Lattice:
+    """Return the lattice of every structure, differentiable with respect to ``cell`` (n_graphs, 3, 3) [Å]."""
+    # An open structure may have no cell at all: a unit cell keeps its unused numbers and gradients finite.
+    unit = torch.eye(3, dtype=cell.dtype, device=cell.device).expand_as(cell)
+    cell = torch.where((plan.kind == KIND_OPEN)[:, None, None], unit, cell)
+    graphs = torch.arange(cell.shape[0], device=cell.device)
+    in_plane = [cell[graphs, (plan.slab_axis + step) % 3] for step in (1, 2)]
+    oriented_area = torch.linalg.cross(*in_plane)
+    area = torch.linalg.vector_norm(oriented_area, dim=-1)
+    normal = oriented_area / area[:, None]
+    rows = torch.arange(3, device=cell.device)
+    is_open_row = (plan.kind == KIND_SLAB)[:, None] & (rows == plan.slab_axis[:, None])
+    open_row = normal * plan.slab_length.to(cell.dtype)[:, None]
+    internal = torch.where(is_open_row[:, :, None], open_row[:, None, :], cell)
+    inverse, determinant = invert(internal)
+    return Lattice(inverse=inverse, volume=determinant.abs(), normal=normal, area=area)
