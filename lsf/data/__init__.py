@@ -1,0 +1,1 @@
+"""Data: from extended XYZ files to checked graphs with targets and weights."""

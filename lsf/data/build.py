@@ -1,0 +1,125 @@
+"""From a frame to a graph: neighbours, Coulomb lists, targets and weights as tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lsf.data.charges import Floats, FormalCharges, charges_of
+from lsf.data.frames import Frame
+from lsf.data.graph import AtomGraph
+from lsf.data.keys import LABELS, PROPERTIES
+from lsf.data.neighbors import find_neighbors
+from lsf.data.read import TITLE, limited
+from lsf.electrostatics.boundary import Electrostatics, default_box, plan_structure
+from lsf.errors import BoundaryError, DataError, Problem
+
+BOUNDARY_KEY: Final = "electrostatics.boundary"
+
+
+def build_graph(frame: Frame, r_max: float, settings: Electrostatics, formal_charges: Floats) -> AtomGraph:
+    """Return the graph of one frame.
+
+    Parameters
+    ----------
+    frame
+        with finite positions and, where periodic, independent lattice vectors
+    r_max
+        cutoff of the neighbour list in Å
+    settings
+        boundary method, accuracy, and the highest multipole of the targets
+    formal_charges
+        (n_atoms,) e
+
+    Raises
+    ------
+    BoundaryError
+        when the boundary method cannot treat the frame's periodicity or cell.
+    """
+    box = default_box(frame.positions, frame.pbc, frame.cell, settings.boundary)
+    cell = frame.cell if box is None else box
+    plan = plan_structure(settings, frame.positions, cell, frame.pbc)
+    neighbors = find_neighbors(frame.positions, frame.cell, frame.pbc, r_max)
+    field = frame.values.get("external_field", np.zeros(3))
+    graph = AtomGraph(
+        positions=torch.from_numpy(frame.positions),
+        cell=torch.from_numpy(cell).reshape(1, 3, 3),
+        pbc=torch.from_numpy(frame.pbc).reshape(1, 3),
+        atomic_numbers=torch.from_numpy(frame.numbers),
+        edge_index=torch.from_numpy(neighbors.edge_index),
+        unit_shifts=torch.from_numpy(neighbors.unit_shifts.astype(np.float64)),
+        formal_charges=torch.from_numpy(np.asarray(formal_charges, dtype=np.float64)),
+        external_field=torch.from_numpy(field).reshape(1, 3),
+        num_nodes=len(frame.numbers),
+        frame_index=torch.tensor([frame.index]),
+        config_type=frame.config_type,
+        **plan._asdict(),
+    )
+    for name in LABELS:
+        graph[f"target_{name}"], graph[f"weight_{name}"] = _label(frame, name, settings.multipoles_max_l)
+    return graph
+
+
+def _label(frame: Frame, name: str, max_l: int) -> tuple[Tensor, Tensor]:
+    """Return target and weight of a property, zero where the frame does not have it."""
+    item = PROPERTIES[name]
+    rows = len(frame.numbers) if item.level == "atom" else 1
+    shape = ((max_l + 1) ** 2,) if item.shape == (-1,) else item.shape
+    weight = torch.from_numpy(frame.weights[name]).reshape(1, *frame.weights[name].shape)
+    if name not in frame.values:
+        return torch.zeros(rows, *shape, dtype=torch.float64), weight
+    value = frame.values[name]
+    if item.shape == (-1,):
+        value = np.ascontiguousarray(value[:, : shape[0]])  # a file may go to higher multipoles
+    return torch.from_numpy(value).reshape(rows, *shape), weight
+
+
+def boundary_problem(frame: Frame, error: BoundaryError) -> Problem:
+    """Return the problem that a frame's periodicity or cell is to a boundary method."""
+    flags = " ".join("T" if periodic else "F" for periodic in frame.pbc)
+    edges = " × ".join(f"{length:.4g}" for length in np.linalg.norm(frame.cell, axis=1))
+    found = f"pbc = {flags} with cell edges {edges} Å"
+    return Problem(frame.where, BOUNDARY_KEY, found, "a structure the boundary method can treat", str(error))
+
+
+def build_graphs(
+    frames: Sequence[Frame], r_max: float, settings: Electrostatics, rule: FormalCharges
+) -> list[AtomGraph]:
+    """Return the graphs of frames to be evaluated, without checks of their labels.
+
+    Raises :class:`lsf.errors.DataError` naming every frame the boundary method cannot treat and every
+    formal charge that is missing.
+    """
+    graphs = []
+    problems: list[Problem] = []
+    for frame in frames:
+        charges, lacking = charges_of(frame.numbers, frame.values, rule)
+        if lacking:
+            expected = "a formal charge for every atom"
+            problems.append(Problem(frame.where, "formal_charges", lacking.what, expected, lacking.hint))
+            continue
+        try:
+            graphs.append(build_graph(frame, r_max, settings, charges))
+        except BoundaryError as error:
+            problems.append(boundary_problem(frame, error))
+    if problems:
+        raise DataError(TITLE, limited(problems))
+    share_lists(graphs)
+    return graphs
+
+
+def share_lists(graphs: Sequence[AtomGraph]) -> None:
+    """Let graphs with equal lists of wave vectors hold one copy of them.
+
+    All molecules in a box of 30 Å have the same 2787 wave vectors (90 kB); batches copy them anyway.
+    """
+    known: dict[tuple[str, bytes], Tensor] = {}
+    for graph in graphs:
+        for name in ("k_triplets", "k_batch", "layer_pairs", "layer_batch"):
+            content = hashlib.blake2b(graph[name].numpy().tobytes()).digest()
+            graph[name] = known.setdefault((name, content), graph[name])

@@ -1,0 +1,312 @@
+"""From a recipe to graphs: read, check, split, fit the atomic energies, build, and hand out batches."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import torch
+from ase.data import chemical_symbols
+from torch_geometric.data import Batch
+
+from lsf.data import atomic_energies, checks
+from lsf.data.build import boundary_problem, build_graph, share_lists
+from lsf.data.charges import FormalCharges, charges_of
+from lsf.data.frames import Frame
+from lsf.data.graph import AtomGraph, collate
+from lsf.data.read import TITLE, Reading, limited, read_file, shown_path
+from lsf.data.statistics import DataFacts, SplitCounts, average_neighbors, count_split, provenance_of
+from lsf.errors import BoundaryError, DataError, Problem
+
+if TYPE_CHECKING:
+    from lsf.recipe import Recipe
+
+TRAIN: Final = "train"
+VALID: Final = "valid"
+
+Frames = dict[str, list[Frame]]
+"""Frames by split."""
+
+
+@attrs.frozen(eq=False)
+class DataSplits:
+    """Everything a training run needs to know about its data."""
+
+    train: list[AtomGraph]
+    valid: list[AtomGraph]
+    tests: dict[str, list[AtomGraph]]
+    facts: DataFacts
+    counts: tuple[SplitCounts, ...]
+
+
+@attrs.define
+class _Findings:
+    """Problems and warnings collected on the way; problems are raised once, at the end."""
+
+    problems: list[Problem] = attrs.field(factory=list)
+    warnings: list[str] = attrs.field(factory=list)
+
+    def stop_if_any(self, log: logging.Logger) -> None:
+        for warning in self.warnings:
+            log.warning("%s", warning)
+        self.warnings.clear()
+        if self.problems:
+            raise DataError(TITLE, limited(self.problems))
+
+
+def load_data(recipe: Recipe, log: logging.Logger) -> DataSplits:
+    """Return the graphs of all splits and the facts a model is built from.
+
+    The same recipe and files give the same splits, in the same order. Raises
+    :class:`lsf.errors.DataError` with every problem of every file; warnings go to ``log``.
+    """
+    findings = _Findings()
+    paths = _paths(recipe)
+    readings = _read(recipe, paths, findings)
+    frames: Frames = {
+        split: [checks.tolerated(frame, recipe.data.checks, _max_l(recipe)) for frame in reading.frames]
+        for split, reading in readings.items()
+    }
+    if not frames[TRAIN]:
+        findings.stop_if_any(log)
+    isolated: list[Frame] = []
+    if recipe.data.atomic_energies == "isolated":
+        isolated = [frame for frame in frames[TRAIN] if atomic_energies.is_isolated_atom(frame)]
+        frames[TRAIN] = [frame for frame in frames[TRAIN] if not atomic_energies.is_isolated_atom(frame)]
+    _split_off_validation(recipe, frames)
+    if not frames[TRAIN]:
+        expected = "at least one frame left for training"
+        found = "none after isolated atoms and validation frames were taken out"
+        findings.problems.append(Problem(readings[TRAIN].source, "train", found, expected))
+        findings.stop_if_any(log)
+    energies = _check(recipe, frames, isolated, findings)
+    graphs = _build(recipe, frames, findings)
+    findings.stop_if_any(log)
+    counts = tuple(count_split(split, graphs[split]) for split in graphs)
+    facts = _facts(paths, graphs, counts, energies)
+    _report(recipe, frames, facts, log)
+    tests = {split: graphs[split] for split in graphs if split not in (TRAIN, VALID)}
+    return DataSplits(graphs[TRAIN], graphs[VALID], tests, facts, counts)
+
+
+def _max_l(recipe: Recipe) -> int:
+    return recipe.electrostatics.multipoles_max_l
+
+
+def _paths(recipe: Recipe) -> dict[str, str]:
+    """Return the file of every split; validation frames drawn from the training file have none."""
+    data = recipe.data
+    tests = {"test": data.test} if isinstance(data.test, str) else dict(data.test or {})
+    reserved = sorted({TRAIN, VALID} & set(tests))
+    if reserved:
+        problem = Problem(
+            "recipe", f"data.test.{reserved[0]}", repr(reserved[0]), "another name for a test set"
+        )
+        raise DataError(TITLE, [problem])
+    valid = {} if data.valid is None else {VALID: data.valid}
+    return {TRAIN: data.train, **valid, **tests}
+
+
+def _read(recipe: Recipe, paths: Mapping[str, str], findings: _Findings) -> dict[str, Reading]:
+    readings = {
+        split: read_file(path, recipe.heads, recipe.data.config_type_weights) for split, path in paths.items()
+    }
+    for split, reading in readings.items():
+        findings.problems += reading.problems
+        if split == TRAIN:
+            findings.problems += reading.absent
+        else:
+            findings.warnings += [f"{item.where}: {item.key}: {item.found}" for item in reading.absent]
+        findings.warnings += [
+            f"{reading.source}: {key} is no weight lsf knows and has no effect"
+            for key in reading.unknown_weights
+        ]
+    used = {frame.head for frame in readings[TRAIN].frames}
+    if used:
+        findings.problems += [
+            Problem(
+                readings[TRAIN].source,
+                f"heads.{name}",
+                "no frame of this head",
+                "at least one",
+                "drop the head",
+            )
+            for name in recipe.heads
+            if name not in used
+        ]
+    return readings
+
+
+def _split_off_validation(recipe: Recipe, frames: Frames) -> None:
+    """Move the share of the training frames that the recipe asks for into the validation split."""
+    fraction = recipe.data.valid_fraction
+    if fraction is None:
+        return
+    everything = frames[TRAIN]
+    n_valid = max(1, round(fraction * len(everything)))
+    generator = torch.Generator().manual_seed(recipe.seed)
+    drawn = set(torch.randperm(len(everything), generator=generator)[:n_valid].tolist())
+    tests = {split: frames.pop(split) for split in list(frames) if split != TRAIN}
+    frames[TRAIN] = [frame for place, frame in enumerate(everything) if place not in drawn]
+    frames[VALID] = [frame for place, frame in enumerate(everything) if place in drawn]
+    frames.update(tests)
+
+
+def _check(
+    recipe: Recipe, frames: Frames, isolated: Sequence[Frame], findings: _Findings
+) -> dict[int, float]:
+    """Run the checks that need no graph, and return the atomic energies."""
+    limits = recipe.data.checks
+    rule = _formal_charge_rule(recipe)
+    for split, split_frames in frames.items():
+        findings.problems += checks.density_problems(split_frames, limits)
+        findings.problems += checks.dipole_weight_problems(split_frames, limits)
+        findings.warnings += checks.dipole_warnings(split, split_frames)
+        findings.problems += checks.charge_problems(split_frames, rule, limits)
+        findings.problems += checks.label_problems(split_frames, _max_l(recipe), limits)
+    findings.problems += checks.duplicate_problems(frames, limits)
+    species = sorted({number for frame in frames[TRAIN] for number in frame.numbers.tolist()})
+    for split, split_frames in frames.items():
+        if split != TRAIN:
+            findings.problems += checks.species_problems(split_frames, species)
+    chosen = _atomic_energies(recipe, frames[TRAIN], isolated, species)
+    findings.problems += chosen.problems
+    findings.warnings += chosen.warnings
+    judged = chosen.energies
+    if recipe.data.atomic_energies == "average":
+        judged = atomic_energies.robust_energies(frames[TRAIN], species)
+    if not chosen.problems:
+        for split_frames in frames.values():
+            findings.problems += checks.energy_problems(split_frames, judged, limits)
+    return chosen.energies
+
+
+def _atomic_energies(
+    recipe: Recipe, train: Sequence[Frame], isolated: Sequence[Frame], species: Sequence[int]
+) -> atomic_energies.AtomicEnergies:
+    option = recipe.data.atomic_energies
+    if not isinstance(option, str):
+        return atomic_energies.given_energies(option, species, f"recipe {recipe.name}")
+    if option == "average":
+        return atomic_energies.average_energies(train, species)
+    if option == "isolated":
+        return atomic_energies.isolated_energies(isolated, species, shown_path(Path(recipe.data.train)))
+    return atomic_energies.energies_from_file(Path(option), species)
+
+
+def _formal_charge_rule(recipe: Recipe) -> FormalCharges:
+    """Return the model's rule for formal charges; None for models without them."""
+    options = recipe.model.options
+    if "formal_charges" not in attrs.fields_dict(type(options)):
+        return None
+    rule: FormalCharges = options.formal_charges
+    return rule
+
+
+def _build(recipe: Recipe, frames: Frames, findings: _Findings) -> dict[str, list[AtomGraph]]:
+    """Return the graphs by split; frames that cannot have one become problems, or are left out."""
+    rule = _formal_charge_rule(recipe)
+    limits = recipe.data.checks
+    r_max: float = recipe.model.options.r_max
+    graphs: dict[str, list[AtomGraph]] = {}
+    for split, split_frames in frames.items():
+        graphs[split] = []
+        dropped = 0
+        for frame in split_frames:
+            broken = checks.structure_problems(frame, limits)
+            findings.problems += broken
+            if broken:
+                continue
+            charges, _ = charges_of(frame.numbers, frame.values, rule)
+            try:
+                graphs[split].append(build_graph(frame, r_max, recipe.electrostatics, charges))
+            except BoundaryError as error:
+                dropped += 1
+                if not limits.drop_unsupported_frames:
+                    findings.problems.append(boundary_problem(frame, error))
+        if dropped and limits.drop_unsupported_frames:
+            findings.warnings.append(
+                f"{split}: {dropped} of {len(split_frames)} frames left out, which boundary "
+                f"{recipe.electrostatics.boundary!r} cannot treat"
+            )
+            if dropped == len(split_frames):
+                expected = "at least one frame the boundary method can treat"
+                findings.problems.append(Problem(split_frames[0].source, split, "none", expected))
+        share_lists(graphs[split])
+    return graphs
+
+
+def _facts(
+    paths: Mapping[str, str],
+    graphs: Mapping[str, list[AtomGraph]],
+    counts: Sequence[SplitCounts],
+    energies: Mapping[int, float],
+) -> DataFacts:
+    checksums = {
+        path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in dict.fromkeys(paths.values())
+    }
+    files = {count.split: paths.get(count.split, paths[TRAIN]) for count in counts}
+    return DataFacts(
+        species=tuple(sorted(energies)),
+        atomic_energies=dict(energies),
+        avg_num_neighbors=average_neighbors(graphs[TRAIN]),
+        n_frames={count.split: count.frames for count in counts},
+        provenance={
+            count.split: provenance_of(Path(files[count.split]).name, checksums[files[count.split]], count)
+            for count in counts
+        },
+    )
+
+
+def _report(recipe: Recipe, frames: Frames, facts: DataFacts, log: logging.Logger) -> None:
+    listed = ", ".join(f"{chemical_symbols[n]} {energy:.4f}" for n, energy in facts.atomic_energies.items())
+    log.info("atomic energies [eV]: %s", listed)
+    log.info("neighbours per atom within the cutoff, on average: %.2f", facts.avg_num_neighbors)
+    if recipe.electrostatics.boundary not in ("molecule_in_box", "mixed_periodic"):
+        return
+    boxed = [
+        frame
+        for split_frames in frames.values()
+        for frame in split_frames
+        if not frame.pbc.any() and not frame.cell.any()
+    ]
+    if boxed:
+        log.info(
+            "%d non-periodic frames without a cell are summed in a cubic box of at least 30 Å and their "
+            "extent + 20 Å",
+            len(boxed),
+        )
+
+
+# ---------------------------------------------------------------------------------------------------
+# batches
+
+
+def n_batches(n_graphs: int, batch_size: int) -> int:
+    """Return the number of batches; the last one may be smaller."""
+    return -(-n_graphs // batch_size)
+
+
+def batches(
+    graphs: Sequence[AtomGraph],
+    batch_size: int,
+    *,
+    generator: torch.Generator | None = None,
+    skip: int = 0,
+) -> Iterator[Batch]:
+    """Return the batches of one pass over the graphs, shuffled where a generator is given.
+
+    The order is drawn at the call. To resume inside an epoch, restore the state the generator had before
+    that call and pass the number of batches already done as ``skip``: the rest is the same, and so is
+    the generator's state afterwards.
+    """
+    if generator is None:
+        order = list(range(len(graphs)))
+    else:
+        order = torch.randperm(len(graphs), generator=generator).tolist()
+    starts = range(skip * batch_size, len(order), batch_size)
+    return (collate([graphs[place] for place in order[start : start + batch_size]]) for start in starts)
