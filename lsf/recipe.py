@@ -78,7 +78,7 @@ class Checks:
     max_energy_per_atom_deviation: float | None = option(
         "Largest distance of an energy per atom from the sum of the atomic energies, in eV. It catches "
         'wrong units and broken calculations; "none" switches it off.',
-        default=50.0,
+        default=20.0,
         validator=unless_none(above(0.0)),
     )
     max_force: float | None = option(
