@@ -6,7 +6,7 @@ messages are made from them. :mod:`lsf.recipe_io` reads and writes them as TOML.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -300,3 +300,16 @@ class Recipe:
     )
     training: Training = option("Settings shared by all stages.", factory=Training)
     export: Export = option("Files the finished model is written to.", factory=Export)
+
+
+TABLES: Final[dict[str, type]] = {
+    "recipe": Recipe,
+    "data": DataOptions,
+    "data.checks": Checks,
+    "heads": Head,
+    "electrostatics": Electrostatics,
+    "training": Training,
+    "stages": Stage,
+    "export": Export,
+}
+"""The tables of a recipe by key; ``recipe`` is the top level, ``[model]`` depends on the model chosen."""

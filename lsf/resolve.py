@@ -32,9 +32,10 @@ class ChecksRecipe(Protocol):
 
 @runtime_checkable
 class HasFormalCharges(Protocol):
-    """Options of models built on formal charges."""
+    """Options of models that may be built on formal charges."""
 
-    formal_charges: dict[str, float] | str | None
+    def formal_charge_rule(self) -> dict[str, float] | str | None:
+        """Return a table by element, "from_data", or None for a model without formal charges."""
 
 
 def resolve(path: str | Path, overrides: Sequence[str] = (), components: Catalog | None = None) -> Recipe:
@@ -172,7 +173,7 @@ def _stage_names(recipe: Recipe, _components: Catalog) -> list[Problem]:
 
 def _charges_option(recipe: Recipe) -> dict[str, float] | str | None:
     options = recipe.model.options
-    return options.formal_charges if isinstance(options, HasFormalCharges) else None
+    return options.formal_charge_rule() if isinstance(options, HasFormalCharges) else None
 
 
 def _mapped(recipe: Recipe) -> set[str]:

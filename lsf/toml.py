@@ -205,7 +205,7 @@ def _write_table(table: Mapping[str, Any], path: tuple[str, ...], lines: list[st
     nested = {key: value for key, value in table.items() if _is_block(value)}
     for key, value in table.items():
         if key not in nested:
-            lines.append(f"{dotted((key,))} = {_inline(value)}")
+            lines.append(f"{dotted((key,))} = {inline_toml(value)}")
     for key, value in nested.items():
         here = (*path, key)
         if isinstance(value, Mapping):
@@ -225,7 +225,8 @@ def _is_block(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
 
 
-def _inline(value: Any) -> str:
+def inline_toml(value: Any) -> str:
+    """Return a value as it stands after the equals sign, on one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -234,8 +235,8 @@ def _inline(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, Mapping):
-        pairs = ", ".join(f"{dotted((key,))} = {_inline(item)}" for key, item in value.items())
+        pairs = ", ".join(f"{dotted((key,))} = {inline_toml(item)}" for key, item in value.items())
         return f"{{{pairs}}}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(_inline(item) for item in value)}]"
+        return f"[{', '.join(inline_toml(item) for item in value)}]"
     raise TypeError(f"TOML has no way to write {value!r}")

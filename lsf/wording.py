@@ -39,8 +39,10 @@ def rules(field: Field | None) -> tuple[Rule, ...]:
 def type_text(annotation: Any, field: Field | None = None) -> str:
     """Return what may stand at a field, in words: type and range."""
     words = _type_words(annotation)
-    if field is not None and field.metadata.get("registry") and typing.get_origin(annotation) is dict:
-        words = f"a table of {field.metadata['registry']} by name"
+    kind = "" if field is None else field.metadata.get("registry")
+    if kind:
+        by_name = typing.get_origin(annotation) is dict
+        words = f"a table of {kind} by name" if by_name else f"{words}, the name of one of the {kind}"
     return ", ".join([words, *(rule.expected for rule in rules(field))])
 
 

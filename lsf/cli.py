@@ -1,0 +1,236 @@
+"""The command line: ``lsf`` and ``python -m lsf``. Thin: every command calls one function.
+
+Heavy imports stand inside the commands, so that ``lsf --version`` and ``lsf list`` answer at once.
+Exit status: 0 done, 1 the machine failed (full disk, no memory), 2 the input is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lsf
+from lsf.errors import LsfError, did_you_mean
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Command = Callable[[argparse.Namespace, "Console"], None]
+
+PLAIN_WIDTH = 1000
+"""Columns of output that goes to a file or pipe: lines are never broken there."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status; errors are one message on stderr, no traceback."""
+    chosen = build_parser().parse_args(arguments)
+    command: Command = chosen.command
+    try:
+        command(chosen, _console())
+        sys.stdout.flush()
+    except LsfError as error:
+        return _fail(f"error: {error}", 2)
+    except KeyboardInterrupt as interrupt:
+        return _fail(f"interrupted: {interrupt}" if str(interrupt) else "interrupted", 130)
+    except BrokenPipeError:
+        # the reader of our output (head, less) has gone; what Python flushes on exit has no reader either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return _fail(f"error: {error.filename}: {reason}" if error.filename else f"error: {reason}", 1)
+    except (MemoryError, RuntimeError) as error:
+        # torch's error, recognised by name so that torch is not imported for it
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        return _fail("error: out of memory; smaller batches need less: training.batch_size, --batch-size", 1)
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(prog="lsf", description=lsf.__doc__)
+    parser.add_argument("--version", action="version", version=f"lsf {lsf.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _add(commands, "run", run_command, "train a model as a recipe says; goes on where it was stopped")
+    _add_recipe(run)
+    run.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<recipe name>)")
+    run.add_argument("--fresh", action="store_true", help="start anew in a run folder that is in use")
+
+    check = _add(commands, "check", check_command, "validate a recipe, read its data, print a summary")
+    _add_recipe(check)
+
+    listing = _add(commands, "list", list_command, "list the components of the registry and the recipes")
+    listing.add_argument("kind", nargs="?", metavar="KIND", help="one kind only, for example models")
+
+    describe = _add(commands, "describe", describe_command, "show a component and its options")
+    describe.add_argument("kind", metavar="KIND", help="kind of component, or recipe")
+    describe.add_argument("name", metavar="NAME", help="name of the component, or table of the recipe")
+
+    _add_eval(_add(commands, "eval", eval_command, "label the frames of a file and print the errors"))
+
+    show = _add(commands, "show", show_command, "show what a model file holds")
+    show.add_argument("model", type=Path, metavar="MODEL", help="model file (.safetensors)")
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, command: Command, text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="recipe file, or the name of one that comes with lsf"
+    )
+    parser.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="replace a value of the recipe, for example stages.0.epochs=1",
+    )
+
+
+def _add_eval(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model file (.safetensors)")
+    parser.add_argument("data", type=Path, metavar="DATA", help="frames, a file ASE reads")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the labelled frames here (.xyz)")
+    parser.add_argument("--prefix", default="lsf_", help="what the names of the labels begin with")
+    for level, example in (("info", "energy=REF_energy"), ("array", "forces=REF_forces")):
+        parser.add_argument(
+            f"--{level}-key",
+            action="append",
+            default=[],
+            metavar="PROPERTY=KEY",
+            dest=f"{level}_keys",
+            help=f"reference in DATA, for example {example} (default: as in the model's recipe)",
+        )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
+    parser.add_argument("--batch-size", type=_positive_integer, default=8, help="frames evaluated at a time")
+
+
+def _positive_integer(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+# ---------------------------------------------------------------------------------------------------
+# commands
+
+
+def run_command(chosen: argparse.Namespace, console: Console) -> None:
+    """Train a model."""
+    recipe = find_recipe(chosen.recipe, console)
+    from lsf.pipeline import run_recipe
+
+    run_recipe(recipe, chosen.overrides, chosen.out, chosen.fresh, console)
+
+
+def check_command(chosen: argparse.Namespace, console: Console) -> None:
+    """Validate a recipe and its data."""
+    recipe = find_recipe(chosen.recipe, console)
+    from lsf.pipeline import check_recipe
+
+    check_recipe(recipe, chosen.overrides, console)
+
+
+def list_command(chosen: argparse.Namespace, console: Console) -> None:
+    """List components and recipes."""
+    from lsf.listing import print_kinds
+
+    print_kinds(chosen.kind, console)
+
+
+def describe_command(chosen: argparse.Namespace, console: Console) -> None:
+    """Show one component, or one table of the recipe."""
+    from lsf.listing import print_component, print_recipe_table
+
+    if chosen.kind == "recipe":
+        print_recipe_table(chosen.name, console)
+    else:
+        print_component(chosen.kind, chosen.name, console)
+
+
+def eval_command(chosen: argparse.Namespace, console: Console) -> None:
+    """Label frames and print the errors."""
+    from lsf.data.keys import ARRAY_PROPERTIES, INFO_PROPERTIES
+
+    info_keys = key_mapping(chosen.info_keys, INFO_PROPERTIES, "--info-key")
+    arrays_keys = key_mapping(chosen.array_keys, ARRAY_PROPERTIES, "--array-key")
+    from lsf.evaluate import evaluate_file
+
+    evaluate_file(
+        chosen.model,
+        chosen.data,
+        chosen.out,
+        chosen.prefix,
+        info_keys,
+        arrays_keys,
+        chosen.device,
+        chosen.batch_size,
+        console,
+    )
+
+
+def show_command(chosen: argparse.Namespace, console: Console) -> None:
+    """Show what a model file holds."""
+    from lsf.listing import print_model
+
+    print_model(chosen.model, console)
+
+
+# ---------------------------------------------------------------------------------------------------
+# arguments
+
+
+def find_recipe(name: str, console: Console) -> Path:
+    """Return the recipe file; a name that is no file may be that of a recipe that comes with lsf."""
+    path = Path(name)
+    if path.exists():
+        return path
+    from lsf.catalog import own_folder
+
+    folder = own_folder("recipes")
+    for candidate in (path, path.with_suffix(".toml")):
+        bundled = folder / candidate.name
+        if candidate.parent in (Path(), Path("recipes")) and bundled.is_file():
+            console.print(f"using the recipe that comes with lsf: {bundled}", highlight=False)
+            return bundled
+    return path
+
+
+def key_mapping(pairs: Sequence[str], properties: Sequence[str], flag: str) -> dict[str, str] | None:
+    """Return ``property=key`` texts as a mapping; None when there are none."""
+    mapping: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, key = pair.partition("=")
+        if not equals or not key:
+            example = f"{properties[0]}=REF_{properties[0]}"
+            raise LsfError(f"{flag} {pair!r}: expected PROPERTY=KEY, for example {example}")
+        if name not in properties:
+            raise LsfError(f"{flag} {pair!r}: no such property; {did_you_mean(name, properties)}")
+        mapping[name] = key
+    return mapping or None
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"{message}\n")
+    return status
