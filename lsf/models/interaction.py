@@ -165,12 +165,13 @@ class Interaction(MessagePassing):  # type: ignore[misc]
 
     def message(self, features_j: Tensor, harmonics: Tensor, weights: Tensor) -> Tensor:
         """Return the message of every edge: sender features ⊗ harmonics, weighted radially."""
-        product: Tensor = self.tensor_product(features_j, harmonics, weights)
-        return product
+        wide = (features_j.double(), harmonics.double(), weights.double())
+        product: Tensor = self.tensor_product(*wide)
+        return product.to(features_j.dtype)
 
 
 def _e3nn_tensor_product(inputs: Irreps, max_ell: int, paths: tuple[Path, ...]) -> nn.Module:
-    """Return e3nn's channel-wise product with one output slot per path and external weights."""
+    """Return e3nn's channel-wise product, one output slot per path, external weights, in float64."""
     irreps_out = [(inputs.channels, (l3, 1 if l3 % 2 == 0 else -1)) for _, _, l3 in paths]
     instructions = [
         (inputs.degrees.index(l1), l2, index, "uvu", True) for index, (l1, l2, _) in enumerate(paths)
@@ -182,4 +183,4 @@ def _e3nn_tensor_product(inputs: Irreps, max_ell: int, paths: tuple[Path, ...]) 
         instructions,
         shared_weights=False,
         internal_weights=False,
-    )
+    ).to(torch.float64)

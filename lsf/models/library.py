@@ -52,8 +52,8 @@ def local_charges(
 def fixed_charges(
     options: FixedChargeOptions, electrostatics: Electrostatics, facts: DataFacts
 ) -> LocalSourceModel:
-    """Return the model with formal charges that stay as given; its density has monopoles only."""
-    return _assemble(options, facts, FixedSource(), CoulombTerm(electrostatics))
+    """Return the model with formal charges that stay as given; its higher multipoles are zero."""
+    return _assemble(options, facts, FixedSource(electrostatics.multipoles_max_l), CoulombTerm(electrostatics))
 
 
 def local_split_charges(

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from lsf.recipe import Recipe
 
 
+FormalCharges = dict[str, float] | Literal["from_data"]
+
+
 def _irreps_rule() -> Rule:
     return Rule('irreps such as "64x0e + 64x1o": equal channels, each degree once, scalars included', _is_irreps)
 
@@ -102,6 +105,10 @@ class BackboneOptions:
         """Return what is wrong with the model in the context of the whole recipe."""
         return []
 
+    def formal_charge_rule(self) -> FormalCharges | None:
+        """Return where the formal charges of atoms come from; None for models without them."""
+        return None
+
 
 def _needs_degrees(options: BackboneOptions, recipe: Recipe, where: str) -> list[Problem]:
     wanted = recipe.electrostatics.multipoles_max_l
@@ -135,9 +142,6 @@ class LocalChargesOptions(BackboneOptions):
         return _needs_degrees(self, recipe, where)
 
 
-FormalCharges = dict[str, float] | Literal["from_data"]
-
-
 @attrs.frozen(kw_only=True)
 class LocalSplitChargesOptions(BackboneOptions):
     """Formal charges plus learned charge transfer along edges: the total charge is exact."""
@@ -165,6 +169,10 @@ class LocalSplitChargesOptions(BackboneOptions):
         "Whether to read a molecular polarizability from the features. Needed by the loss of that name.",
         default=False,
     )
+
+    def formal_charge_rule(self) -> FormalCharges:
+        """Return the table by element, or "from_data"."""
+        return self.formal_charges
 
     def problems(self, recipe: Recipe, where: str) -> list[Problem]:
         """Return missing hidden irreps and formal charges outside the declared range."""
@@ -202,3 +210,7 @@ class FixedChargeOptions(BackboneOptions):
         'Charge of every element in e, or "from_data" to read one per atom from the frames. '
         "They stay as given.",
     )
+
+    def formal_charge_rule(self) -> FormalCharges:
+        """Return the table by element, or "from_data"."""
+        return self.formal_charges

@@ -87,6 +87,7 @@ class SymmetricTransfer(nn.Module):
         super().__init__()
         self.degrees = tuple(degree for degree in hidden.degrees if degree <= max_ell)
         self.slices = hidden.slices()
+        self.channels = hidden.channels
         self.sender = EquivariantLinear(hidden, hidden.channels)
         self.receiver = EquivariantLinear(hidden, hidden.channels)
         self.radial = RadialNetwork((n_radial, width, width, width))
@@ -99,7 +100,7 @@ class SymmetricTransfer(nn.Module):
         bond = self.sender(features).index_select(0, sender)
         bond = bond + self.receiver(features).index_select(0, receiver)
         weights = self.radial(edges.radial_basis) @ self.radial_out
-        weights = weights.reshape(weights.shape[0], len(self.degrees), -1)
+        weights = weights.reshape(weights.shape[0], len(self.degrees), self.channels)
         amount = torch.zeros_like(weights[:, 0, 0])
         for index, degree in enumerate(self.degrees):
             harmonics = edges.harmonics[:, degree * degree : (degree + 1) ** 2]

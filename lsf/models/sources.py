@@ -80,9 +80,10 @@ class NoSource(nn.Module):
 class FixedSource(nn.Module):
     """Monopoles that are the formal charges; ``P = Σ q_i⁰ r_i``."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_l: int) -> None:
         super().__init__()
         self.mixer = NoMixer()
+        self.n_higher = (max_l + 1) ** 2 - 1
 
     def forward(
         self,
@@ -93,8 +94,8 @@ class FixedSource(nn.Module):
         batch: Tensor,
         n_graphs: int,
     ) -> Sources:
-        """Return the formal charges as density."""
-        density = formal_charges.unsqueeze(1)
+        """Return the formal charges as density; higher multipoles are zero."""
+        density = nn.functional.pad(formal_charges.unsqueeze(1), (0, self.n_higher))
         return Sources(density, _polarization(formal_charges, positions, density, batch, n_graphs))
 
 

@@ -1,0 +1,170 @@
+"""Model files: weights in safetensors, everything else as one JSON text in its header.
+
+The header holds the resolved recipe and the facts of the data, from which the model is rebuilt, so a
+file is complete on its own and nothing in it is code. Older formats are upgraded step by step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import torch
+from ase.data import chemical_symbols
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+import lsf
+from lsf.data.statistics import DataFacts
+from lsf.errors import ModelFileError, did_you_mean
+from lsf.files import replacing
+from lsf.models.build import build_model
+from lsf.models.local_source import LocalSourceModel
+from lsf.recipe import Recipe
+from lsf.recipe_io import read_recipe_text, resolved_toml
+
+if TYPE_CHECKING:
+    from lsf.deploy.ase import LsfCalculator
+
+FORMAT_VERSION: Final = 1
+HEADER_KEY: Final = "lsf"
+UNITS: Final = {
+    "energy": "eV",
+    "length": "Å",
+    "charge": "e",
+    "dipole": "e·Å",
+    "polarizability": "e·Å²/V",
+    "potential": "V",
+    "field": "V/Å",
+    "stress": "eV/Å³",
+}
+CONVENTIONS: Final = {
+    "edge_vector": "r_receiver - r_sender + unit_shift @ cell",
+    "stress": "+(1/V) dE/dstrain",
+    "virial": "-dE/dstrain",
+    "coefficients": "[Q, d_y, d_z, d_x], real spherical, m = -l … l",
+    "external_field": "gradient of the potential: E_field = + P · external_field",
+    "born_charges": "Z*[i, a, b] = dP_a/dr_ib",
+}
+
+UPGRADES: Final[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
+"""Header upgrades by the version they start from, each to the next one."""
+
+
+@attrs.frozen(eq=False)
+class LoadedModel:
+    """A model from a file: ready to evaluate, with the recipe and the facts it was made from."""
+
+    model: LocalSourceModel
+    recipe: Recipe
+    facts: DataFacts
+    metadata: dict[str, Any]
+    path: Path
+
+    def ase_calculator(self, **settings: Any) -> LsfCalculator:
+        """Return an ASE calculator; for its settings see :class:`lsf.deploy.ase.LsfCalculator`."""
+        from lsf.deploy.ase import LsfCalculator
+
+        return LsfCalculator(self, **settings)
+
+
+def save_model(
+    model: LocalSourceModel,
+    path: str | Path,
+    recipe: Recipe,
+    facts: DataFacts,
+    training: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model file, whole or not at all, and return its path.
+
+    ``training`` is a summary of plain values (stage, epoch, errors). Raises
+    :class:`lsf.errors.LsfError` when the file cannot be written.
+    """
+    path = Path(path)
+    header = {
+        "format_version": FORMAT_VERSION,
+        "lsf_version": lsf.__version__,
+        "torch_version": str(torch.__version__),
+        "name": recipe.name,
+        "model": recipe.model.use,
+        "species": [chemical_symbols[number] for number in facts.species],
+        "cutoff": model.r_max,
+        "boundary": recipe.electrostatics.boundary,
+        "dtype": recipe.dtype,
+        "units": UNITS,
+        "conventions": CONVENTIONS,
+        "facts": attrs.asdict(facts),
+        "training": dict(training or {}),
+        "recipe": resolved_toml(recipe),
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, str(temporary), metadata={HEADER_KEY: json.dumps(header, ensure_ascii=False)})
+    return path
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Return the header of a model file, upgraded to the present format.
+
+    Raises
+    ------
+    ModelFileError
+        when the file is missing, is no model file of lsf, is damaged, or was written by a newer lsf.
+    """
+    path = Path(path)
+    if not path.is_file():
+        siblings = [item.name for item in path.parent.glob("*.safetensors")] if path.parent.is_dir() else []
+        hint = f"; {did_you_mean(path.name, siblings)}" if siblings else ""
+        raise ModelFileError(f"{path}: there is no such model file{hint}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get(HEADER_KEY)
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path}: not a readable safetensors file ({error})") from error
+    if text is None:
+        raise ModelFileError(f"{path}: a safetensors file, but not a model written by lsf")
+    return _upgraded(json.loads(text), path)
+
+
+def _upgraded(header: dict[str, Any], path: Path) -> dict[str, Any]:
+    version = header["format_version"]
+    if version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: written by lsf {header['lsf_version']} in format {version}; this lsf "
+            f"{lsf.__version__} reads formats up to {FORMAT_VERSION}: update lsf"
+        )
+    while version < FORMAT_VERSION:
+        header = UPGRADES[version](header)
+        version = header["format_version"]
+    return header
+
+
+def load_model(path: str | Path) -> LoadedModel:
+    """Return the model stored in a file, on the CPU, with exactly the weights and dtype it was saved with.
+
+    Raises :class:`lsf.errors.ModelFileError` as :func:`read_header` does, and when weights are missing,
+    unexpected or of another shape.
+    """
+    path = Path(path)
+    header = read_header(path)
+    recipe = read_recipe_text(header["recipe"], f"{path} (stored recipe)")
+    facts = _facts(header["facts"])
+    model = build_model(recipe, facts)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        model.load_state_dict(tensors, strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelFileError(f"{path}: the weights do not fit the stored recipe: {error}") from error
+    return LoadedModel(model.eval(), recipe, facts, header, path)
+
+
+def _facts(stored: Mapping[str, Any]) -> DataFacts:
+    """Return the facts; JSON turned atomic numbers into text and tuples into lists."""
+    energies = {int(number): float(value) for number, value in stored["atomic_energies"].items()}
+    return DataFacts(
+        **{**stored, "species": tuple(stored["species"]), "atomic_energies": energies}
+    )
