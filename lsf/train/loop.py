@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from lsf.data.graph import AtomGraph, collate
+from lsf.data.graph import AtomGraph
 from lsf.errors import LsfError
+from lsf.train.batching import FrameStore
 from lsf.train.ema import Average
 from lsf.train.evaluation import Evaluate
 from lsf.train.losses import StageLoss
@@ -35,12 +36,11 @@ class Learner:
     device: torch.device
     clip_grad: float | None
 
-    def gradient(self, loss: StageLoss, graphs: Sequence[AtomGraph]) -> tuple[Tensor, Tensor]:
+    def gradient(self, loss: StageLoss, batch: AtomGraph) -> tuple[Tensor, Tensor]:
         """Set the gradients of a batch; return its loss sums (2, n_terms) and whether all is finite.
 
         Gradients are scaled down to the norm ``clip_grad`` where they are longer.
         """
-        batch = collate(graphs).to(self.device)
         self.optimizer.zero_grad(set_to_none=True)
         predictions = self.evaluate(self.model, batch, loss.compute, create_graph=True)
         terms = loss.terms(predictions, batch)
@@ -89,11 +89,11 @@ class EpochSums:
 def run_epoch(
     learner: Learner,
     loss: StageLoss,
-    graphs: Sequence[AtomGraph],
+    frames: FrameStore,
     batches: Sequence[Sequence[int]],
     sums: EpochSums,
     after_step: Callable[[], None],
-    on_bad_numbers: Callable[[Sequence[AtomGraph]], None],
+    on_bad_numbers: Callable[[Sequence[int]], None],
 ) -> None:
     """Take one optimizer step per batch, adding to ``sums``.
 
@@ -102,10 +102,9 @@ def run_epoch(
     """
     for indices in batches:
         started = time.perf_counter()
-        chosen = [graphs[index] for index in indices]
-        terms, finite = learner.gradient(loss, chosen)
+        terms, finite = learner.gradient(loss, frames.batch(indices))
         if not finite:
-            on_bad_numbers(chosen)
+            on_bad_numbers(indices)
         learner.step()
         sums.terms = terms if sums.terms is None else sums.terms + terms
         sums.seconds += time.perf_counter() - started
@@ -113,12 +112,12 @@ def run_epoch(
 
 
 def frames_with_bad_numbers(
-    learner: Learner, loss: StageLoss, graphs: Sequence[AtomGraph]
+    learner: Learner, loss: StageLoss, frames: FrameStore, indices: Sequence[int]
 ) -> list[AtomGraph]:
     """Return the frames that give a loss or gradient that is not finite on their own; all if none does."""
-    bad = [graph for graph in graphs if not learner.gradient(loss, [graph])[1]]
+    bad = [index for index in indices if not learner.gradient(loss, frames.batch([index]))[1]]
     learner.optimizer.zero_grad(set_to_none=True)
-    return bad or list(graphs)
+    return [frames.graphs[index] for index in bad or indices]
 
 
 def frame_names(graphs: Sequence[AtomGraph], source: str, limit: int = 10) -> str:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lsf.errors import LsfError
+from lsf.report.tables import format_cell
 from lsf.train.metrics import SplitMetrics
 
 SHOWN: Final = (
@@ -100,7 +101,7 @@ def history_of(records: list[Record]) -> list[Record]:
 def error_text(metrics: SplitMetrics) -> str:
     """Return the errors as ``E=3.2 meV/atom, F=61.0 meV/Å, …``."""
     shown = [
-        f"{heading}={1e3 * metrics.errors[name].rmse:.4g} {unit}"
+        f"{heading}={format_cell(1e3 * metrics.errors[name].rmse)} {unit}"
         for name, heading, unit in SHOWN
         if name in metrics.errors
     ]

@@ -15,6 +15,7 @@ from torch import nn
 from lsf.catalog import catalog
 from lsf.data.graph import AtomGraph
 from lsf.recipe import Recipe, Stage
+from lsf.train.batching import FrameStore
 from lsf.train.checkpoint import (
     Position,
     SaveClock,
@@ -77,6 +78,7 @@ class Session:
     recipe: Recipe
     splits: Splits
     learner: Learner
+    frames: FrameStore
     valid: EvaluationSet | None
     folder: Path
     log: logging.Logger
@@ -102,7 +104,8 @@ class Session:
         learner = build_learner(recipe, model, evaluate)
         fingerprint = fingerprint_of(resolved_recipe, splits.train, splits.valid)
         valid = build_valid(recipe, splits, learner)
-        return cls(recipe, splits, learner, valid, folder, log, save, fingerprint)
+        frames = FrameStore(splits.train, learner.device)
+        return cls(recipe, splits, learner, frames, valid, folder, log, save, fingerprint)
 
     @property
     def stage(self) -> Stage:

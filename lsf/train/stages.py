@@ -160,8 +160,8 @@ class _StageRun:
     def run_epoch(self) -> None:
         """Take the remaining steps of an epoch, evaluate where it is due, and write down how it went."""
         session, position = self.session, self.session.position
-        recipe, graphs = session.recipe, session.splits.train
-        batches = epoch_batches(len(graphs), recipe.training.batch_size, recipe.seed, session.epoch)
+        recipe, frames = session.recipe, session.frames
+        batches = epoch_batches(len(frames.graphs), recipe.training.batch_size, recipe.seed, session.epoch)
         sums = EpochSums(position.epoch_terms, position.epoch_seconds)
 
         def after_step() -> None:
@@ -173,7 +173,7 @@ class _StageRun:
                 session.save()
 
         rest = batches[position.step :]
-        run_epoch(session.learner, self.loss, graphs, rest, sums, after_step, self.on_bad_numbers)
+        run_epoch(session.learner, self.loss, frames, rest, sums, after_step, self.on_bad_numbers)
         position.epoch, position.step = position.epoch + 1, 0
         position.epoch_terms, position.epoch_seconds = None, 0.0
         assert sums.terms is not None
@@ -190,11 +190,11 @@ class _StageRun:
             f"{session.last_file}: run the same command again to resume"
         )
 
-    def on_bad_numbers(self, graphs: Sequence[AtomGraph]) -> None:
+    def on_bad_numbers(self, indices: Sequence[int]) -> None:
         """Save the weights, which the bad batch has not touched, and raise with the frames' names."""
         session = self.session
         session.save()
-        bad = frames_with_bad_numbers(session.learner, self.loss, graphs)
+        bad = frames_with_bad_numbers(session.learner, self.loss, session.frames, indices)
         raise TrainingError(
             f"training stopped after {session.where()}: the loss or its gradient is not a finite number in"
             f"{frame_names(bad, session.recipe.data.train)}\n"
