@@ -109,18 +109,27 @@ def _draft(
 
 def _loss_term(structurer: Structurer, value: Any, path: KeyPath, _field: Field | None) -> Any:
     """A number is a weight; a table holds the weight and the options of the loss named by its key."""
-    table = value if isinstance(value, Mapping) else {"weight": value}
-    name = str(path[-1])
+    known = len(structurer.problems)
+    table = value if isinstance(value, Mapping) else {}
     options = {key: item for key, item in table.items() if key != "weight"}
-    built = structurer.options("losses", options, name, path, path)
+    built = structurer.options("losses", options, str(path[-1]), path, path)
     if isinstance(value, Mapping):
-        term = structurer.table(LossTerm, {key: item for key, item in table.items() if key == "weight"}, path)
+        weight = {key: item for key, item in table.items() if key == "weight"}
+        term = structurer.table(LossTerm, weight, path)
     else:
-        weight = structurer.value(float, value, path)
-        if weight is not INVALID and weight < 0.0:
-            weight = structurer.refuse(path, found_text(value), "a number, at least 0")
-        term = INVALID if weight is INVALID else LossTerm(weight)
-    return INVALID if INVALID in (built, term) else attrs.evolve(term, options=built)
+        term = _plain_weight(structurer, value, path)
+    if len(structurer.problems) > known:
+        return INVALID
+    return attrs.evolve(term, options=built)
+
+
+def _plain_weight(structurer: Structurer, value: Any, path: KeyPath) -> Any:
+    weight = structurer.value(float, value, path)
+    if weight is INVALID:
+        return INVALID
+    if weight < 0.0:
+        return structurer.refuse(path, found_text(value), "a number, at least 0")
+    return LossTerm(weight)
 
 
 def _head(structurer: Structurer, value: Any, path: KeyPath, _field: Field | None) -> Any:
@@ -141,8 +150,8 @@ def _head(structurer: Structurer, value: Any, path: KeyPath, _field: Field | Non
             elif name not in names:
                 structurer.refuse(
                     (*path, part, name),
-                    "an unknown property",
-                    "a property lsf knows",
+                    "an unknown name",
+                    "one of the properties lsf knows",
                     did_you_mean(name, names),
                 )
     return structurer.table(Head, value, path)

@@ -16,6 +16,7 @@ from ase.data import chemical_symbols
 from lsf.catalog import Catalog, catalog
 from lsf.data.keys import PROPERTIES
 from lsf.errors import LsfError, Problem, RecipeError, nearest
+from lsf.options import device_name
 from lsf.recipe import Recipe
 from lsf.recipe_io import draft_recipe, in_order
 from lsf.structure import FileName
@@ -76,6 +77,9 @@ def recipe_problems(
 
 def pick_device(name: str) -> str:
     """Return the torch device a recipe or command line means; LsfError when it is not there."""
+    rule = device_name()
+    if not rule.holds(name):
+        raise LsfError(f"device {name!r}: expected {rule.expected}")
     problem = _device_problem(name)
     if problem is not None:
         raise LsfError(f"device {problem.found}; {problem.hint}")

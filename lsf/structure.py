@@ -268,8 +268,8 @@ class Structurer:
 
 def _component(structurer: Structurer, value: Any, path: KeyPath, field: Field | None) -> Any:
     kind = field.metadata["registry"] if field is not None else ""
-    expected = f'a table {{use = "name of one of the {kind}", its options …}}'
     if not isinstance(value, Mapping):
+        expected = type_text(Component, field)
         return structurer.refuse(path, found_text(value), expected, f"lsf list {kind} shows the names")
     name = value.get("use")
     if not isinstance(name, str):

@@ -35,7 +35,12 @@ _STRINGS = {
 def dotted(path: KeyPath) -> str:
     """Return a key path as it is written after ``--set``; keys with other characters are quoted."""
     parts = (str(part) for part in path)
-    return ".".join(part if BARE_KEY.fullmatch(part) else json.dumps(part) for part in parts)
+    return ".".join(part if BARE_KEY.fullmatch(part) else _quoted(part) for part in parts)
+
+
+def _quoted(text: str) -> str:
+    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
@@ -230,8 +235,7 @@ def inline_toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # JSON's escapes are TOML's, but for DEL, which TOML wants escaped
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return _quoted(value)
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, Mapping):

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
-from lsf.options import Rule
+from lsf.options import Component, Rule
 
 Field: TypeAlias = "attrs.Attribute[Any]"
 
@@ -40,9 +40,12 @@ def type_text(annotation: Any, field: Field | None = None) -> str:
     """Return what may stand at a field, in words: type and range."""
     words = _type_words(annotation)
     kind = "" if field is None else field.metadata.get("registry")
-    if kind:
-        by_name = typing.get_origin(annotation) is dict
-        words = f"a table of {kind} by name" if by_name else f"{words}, the name of one of the {kind}"
+    if kind and annotation is Component:
+        words = f"a table {{use = name of one of the {kind}, its options}}"
+    elif kind and typing.get_origin(annotation) is dict:
+        words = f"a table of {kind} by name"
+    elif kind:
+        words = f"{words}, the name of one of the {kind}"
     return ", ".join([words, *(rule.expected for rule in rules(field))])
 
 
