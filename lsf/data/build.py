@@ -70,13 +70,15 @@ def _label(frame: Frame, name: str, max_l: int) -> tuple[Tensor, Tensor]:
     item = PROPERTIES[name]
     rows = len(frame.numbers) if item.level == "atom" else 1
     shape = ((max_l + 1) ** 2,) if item.shape == (-1,) else item.shape
-    weight = torch.from_numpy(frame.weights[name]).reshape(1, *frame.weights[name].shape)
+    weight = torch.from_numpy(np.atleast_1d(frame.weights[name])).reshape(
+        (1, 3) if name == "dipole" else (1,)
+    )
     if name not in frame.values:
         return torch.zeros(rows, *shape, dtype=torch.float64), weight
     value = frame.values[name]
     if item.shape == (-1,):
         value = np.ascontiguousarray(value[:, : shape[0]])  # a file may go to higher multipoles
-    return torch.from_numpy(value).reshape(rows, *shape), weight
+    return torch.from_numpy(np.atleast_1d(value)).reshape(rows, *shape), weight
 
 
 def boundary_problem(frame: Frame, error: BoundaryError) -> Problem:
