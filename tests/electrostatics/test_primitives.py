@@ -1,0 +1,183 @@
+"""The adjoint pairs, Boys functions and pair kernels: values, transposes, derivatives of two orders."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from lsf.electrostatics import fourier_blocks
+from lsf.electrostatics.boundary import CoulombPlan
+from lsf.electrostatics.fourier import fourier_gather, fourier_sum
+from lsf.electrostatics.fourier_blocks import fourier_grid
+from lsf.electrostatics.lattice import invert
+from lsf.electrostatics.layer import LayerGrid, layer_gather, layer_grid, layer_sum
+from lsf.electrostatics.multipoles import monomials
+from lsf.electrostatics.realspace import boys, kernels
+
+TRIPLETS = torch.tensor([[0, 0, 1], [0, 0, 2], [1, -2, 0], [2, 1, -3], [-1, 0, 1], [0, 1, 0], [3, 0, 2]])
+K_BATCH = torch.tensor([0, 0, 0, 0, 2, 2, 2])
+BATCH = torch.tensor([0, 0, 0, 1, 2, 2])
+
+
+def random(seed: int, *shape: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
+
+
+def direct_sum(fractional: Tensor, moments: Tensor, degree: int) -> Tensor:
+    """Type 1 by its definition, in complex numbers."""
+    rows = []
+    for triplet, graph in zip(TRIPLETS, K_BATCH, strict=True):
+        turned = [-2j * math.pi * int(n) for n in triplet]
+        polynomial = torch.tensor(
+            [
+                math.prod(t**e for t, e in zip(turned, exponents, strict=True))
+                for exponents in monomials(degree)
+            ],
+            dtype=torch.complex128,
+        )
+        phase = torch.exp(-2j * math.pi * (fractional @ triplet.double()))
+        rows.append((phase * (moments.to(phase.dtype) @ polynomial))[graph == BATCH].sum())
+    return torch.view_as_real(torch.stack(rows))
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_fourier_sum_is_its_definition(degree: int) -> None:
+    fractional, moments = 3.0 * random(0, 6, 3), random(1, 6, len(monomials(degree)))
+    grid = fourier_grid(fractional, BATCH, TRIPLETS, K_BATCH, 3)
+    found = fourier_sum(fractional, moments, grid, degree)
+    torch.testing.assert_close(found, direct_sum(fractional, moments, degree), rtol=1e-12, atol=1e-10)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2])
+def test_fourier_pair_is_adjoint(degree: int) -> None:
+    fractional, moments = 3.0 * random(0, 6, 3), random(1, 6, len(monomials(degree)))
+    amplitudes = random(2, len(TRIPLETS), 2)
+    grid = fourier_grid(fractional, BATCH, TRIPLETS, K_BATCH, 3)
+    forward = (amplitudes * fourier_sum(fractional, moments, grid, degree)).sum()
+    backward = (moments * fourier_gather(fractional, amplitudes, grid, degree)).sum()
+    torch.testing.assert_close(forward, backward, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("degree", [0, 1])
+def test_fourier_pair_differentiates_twice(degree: int) -> None:
+    def total(fractional: Tensor, moments: Tensor) -> Tensor:
+        grid = fourier_grid(fractional, BATCH, TRIPLETS, K_BATCH, 3)
+        return fourier_sum(fractional, moments, grid, degree)
+
+    def gathered(fractional: Tensor, amplitudes: Tensor) -> Tensor:
+        grid = fourier_grid(fractional, BATCH, TRIPLETS, K_BATCH, 3)
+        return fourier_gather(fractional, amplitudes, grid, degree)
+
+    fractional = random(0, 6, 3).requires_grad_()
+    moments = random(1, 6, len(monomials(degree))).requires_grad_()
+    amplitudes = random(2, len(TRIPLETS), 2).requires_grad_()
+    # central differences of 1e-6 in functions with curvature up to (2π 3)^3 leave 1e-5 of the largest entry
+    assert gradcheck(total, (fractional, moments), atol=1e-4, rtol=1e-5)
+    assert gradcheck(gathered, (fractional, amplitudes), atol=1e-4, rtol=1e-5)
+    assert gradgradcheck(total, (fractional, moments), atol=1e-3, rtol=1e-4, fast_mode=True)
+    assert gradgradcheck(gathered, (fractional, amplitudes), atol=1e-3, rtol=1e-4, fast_mode=True)
+
+
+def test_size_classes_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    counts, bounds = [2, 40, 3, 170], [9, 1, 8, 2]
+    batch = torch.repeat_interleave(torch.arange(4), torch.tensor(counts))
+    lists = [torch.cartesian_prod(*[torch.arange(-n, n + 1)] * 3) for n in bounds]
+    triplets = torch.cat(lists)
+    k_batch = torch.repeat_interleave(torch.arange(4), torch.tensor([len(part) for part in lists]))
+    fractional = torch.from_numpy(rng.uniform(size=(len(batch), 3)))
+    moments, amplitudes = random(1, len(batch), 4), random(2, len(k_batch), 2)
+
+    def both() -> tuple[int, Tensor, Tensor]:
+        grid = fourier_grid(fractional, batch, triplets, k_batch, 4)
+        return (
+            len(grid.blocks),
+            fourier_sum(fractional, moments, grid, 1),
+            fourier_gather(fractional, amplitudes, grid, 1),
+        )
+
+    monkeypatch.setattr(fourier_blocks, "SMALL_BATCH", 2**40)
+    n_blocks, *whole = both()
+    monkeypatch.setattr(fourier_blocks, "SMALL_BATCH", 0)
+    monkeypatch.setattr(fourier_blocks, "CHUNK_ELEMENTS", 1)
+    n_classes, *split = both()
+    assert n_blocks == 1
+    assert n_classes > 1
+    # sums of 1e4 terms up to 1e2 in another order
+    torch.testing.assert_close(split, whole, rtol=1e-12, atol=1e-9)
+
+
+def layer_plan() -> tuple[CoulombPlan, LayerGrid]:
+    pairs = torch.tensor([[0, 1], [1, -1], [1, 0], [2, 1]])
+    empty = torch.zeros(0, dtype=torch.int64)
+    plan = CoulombPlan(
+        kind=torch.zeros(3, dtype=torch.int64),
+        slab_axis=empty,
+        slab_length=empty,
+        k_triplets=empty,
+        k_batch=empty,
+        layer_pairs=pairs,
+        layer_batch=torch.tensor([0, 2, 2, 2]),
+        open_pairs=empty,
+    )
+    return plan, layer_grid(random(0, 6, 2), BATCH, plan)
+
+
+def test_layer_pair_is_its_definition_and_adjoint() -> None:
+    plan, grid = layer_plan()
+    in_plane, depth, rate = random(0, 6, 2), -random(1, 6).abs(), random(2, 4).abs()
+    moments, amplitudes = random(3, 6, 2), random(4, 4, 2, 2)
+    phase = 2j * math.pi * (plan.layer_pairs.double() @ in_plane.T) + rate[:, None] * depth
+    same = (plan.layer_batch[:, None] == BATCH).double()
+    expected = torch.view_as_real((same * torch.exp(phase)) @ moments.to(torch.complex128))
+    found = layer_sum(in_plane, depth, rate, moments, grid)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    backward = (moments * layer_gather(in_plane, depth, rate, amplitudes, grid)).sum()
+    torch.testing.assert_close((amplitudes * found).sum(), backward, rtol=1e-12, atol=1e-12)
+
+
+def test_layer_pair_differentiates_twice() -> None:
+    plan, _ = layer_plan()
+
+    def total(in_plane: Tensor, depth: Tensor, rate: Tensor, moments: Tensor) -> Tensor:
+        return layer_sum(in_plane, depth, rate, moments, layer_grid(in_plane, BATCH, plan))
+
+    def gathered(in_plane: Tensor, depth: Tensor, rate: Tensor, amplitudes: Tensor) -> Tensor:
+        return layer_gather(in_plane, depth, rate, amplitudes, layer_grid(in_plane, BATCH, plan))
+
+    common = (random(0, 6, 2), -random(1, 6).abs(), random(2, 4).abs())
+    for function, last in ((total, random(3, 6, 2)), (gathered, random(4, 4, 2, 2))):
+        inputs = tuple(tensor.requires_grad_() for tensor in (*common, last))
+        # curvature up to (2π 2)^3 times central differences of 1e-6
+        assert gradcheck(function, inputs, atol=1e-5)
+        assert gradgradcheck(function, inputs, atol=1e-4)
+
+
+def test_boys_functions_match_the_incomplete_gamma_function() -> None:
+    x = torch.cat([torch.linspace(1e-3, 12.0, 400), torch.logspace(1, 4, 50)]).double()
+    found = boys(x, 8)
+    for n in range(9):
+        order = torch.full_like(x, n + 0.5)
+        expected = torch.exp(torch.lgamma(order)) * torch.special.gammainc(order, x) / (2.0 * x**order)
+        # the reference itself is good to 1e-12 here; upward recursion loses two digits at the switch
+        torch.testing.assert_close(found[n], expected, rtol=2e-12, atol=0.0)
+    at_zero = torch.tensor([1.0 / (2 * n + 1) for n in range(9)], dtype=torch.float64)
+    torch.testing.assert_close(boys(torch.zeros(1).double(), 8)[:, 0], at_zero, rtol=1e-15, atol=0.0)
+
+
+def test_kernels_differentiate_twice_also_at_zero() -> None:
+    squared = torch.tensor([0.0, 1e-8, 0.3, 9.0, 36.0, 40.0, 400.0], dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda r2: kernels(r2, 1.2, 3), (squared,))
+    assert gradgradcheck(lambda r2: kernels(r2, 1.2, 3), (squared,))
+
+
+def test_inverse_of_a_cell() -> None:
+    cells = random(0, 4, 3, 3)
+    inverse, determinant = invert(cells)
+    torch.testing.assert_close(inverse, torch.linalg.inv(cells), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(determinant, torch.linalg.det(cells), rtol=1e-12, atol=1e-12)
