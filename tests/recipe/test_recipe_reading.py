@@ -114,7 +114,7 @@ USE = 'use = "Charges"'
             "a property of every atom", "move it to info_keys",
         ),
         ("multipoles_max_l = 0", 'boundary = "slb"', 18, "electrostatics.boundary", '"slb"', "", "'slab'"),
-        ("[[stages]]", '[export]\nformats = ["onxn"]\n[[stages]]', 21, "export.formats", "list of 1", "each", ""),
+        ("[[stages]]", '[export]\nformats = ["onx"]\n[[stages]]', 21, "export.formats", "list", "each", ""),
         ("[[stages]]", '[training]\noptimizer = {use = "sgd"}\n[[stages]]', 21, "training.optimizer.momentum",
          "nothing", "a number, at least 0", "Momentum. It smooths."),
         ("[[stages]]", '[training.optimizer]\nuse = "adam"\nbetas = [1]\n[[stages]]', 22,
