@@ -1,0 +1,171 @@
+import math
+
+import pytest
+import torch
+from tiny import TinyModel, make_graph, make_graphs, tiny_evaluate
+
+from lsf.catalog import catalog
+from lsf.data.graph import collate
+from lsf.report.tables import rich_table
+from lsf.train.evaluation import EvaluationSet, evaluate_splits, labelled_pairs, parameters_of
+from lsf.train.metrics import ErrorStats
+from lsf.train.tables import build_error_table
+
+LABELS = ("energy", "forces", "dipole", "atomic_multipoles", "total_charge")
+
+
+@pytest.fixture
+def model():
+    return TinyModel()
+
+
+def direct(model, graphs):
+    """Return all differences of energies per atom, forces and charges, frame by frame."""
+    differences = {"energy_per_atom": [], "forces": [], "atomic_charges": []}
+    for graph in graphs:
+        batch = collate([graph])
+        output = tiny_evaluate(model, batch, {"forces"})
+        differences["energy_per_atom"].append((output["energy"] - batch.target_energy) / batch.num_nodes)
+        differences["forces"].append((output["forces"] - batch.target_forces).reshape(-1))
+        differences["atomic_charges"].append(
+            output["density_coefficients"][:, 0] - batch.target_atomic_multipoles[:, 0]
+        )
+    return {name: torch.cat(parts).detach() for name, parts in differences.items()}
+
+
+def test_errors_equal_those_computed_frame_by_frame(model):
+    graphs = make_graphs(9, LABELS)
+    metrics = evaluate_splits(model, {"test": graphs}, 4, tiny_evaluate)["test"]
+    for name, difference in direct(model, graphs).items():
+        stats = metrics.errors[name]
+        assert stats.count == difference.numel()
+        # sums in another order
+        assert stats.rmse == pytest.approx(float(difference.square().mean().sqrt()), rel=1e-12)
+        assert stats.mae == pytest.approx(float(difference.abs().mean()), rel=1e-12)
+        assert stats.max_abs == pytest.approx(float(difference.abs().max()), rel=1e-12)
+
+
+def test_errors_by_config_type(model):
+    graphs = make_graphs(9, LABELS)
+    metrics = evaluate_splits(model, {"test": graphs}, 4, tiny_evaluate)["test"]
+    assert metrics.frames_by_type == {"ion": 3, "water": 6}
+    ions = [graph for graph in graphs if graph.config_type == "ion"]
+    alone = evaluate_splits(model, {"ions": ions}, 4, tiny_evaluate)["ions"]
+    for name, stats in alone.errors.items():
+        assert metrics.errors_by_type["ion"][name].rmse == pytest.approx(stats.rmse, rel=1e-12)
+
+
+def test_unlabelled_and_masked_entries_do_not_count(model):
+    slab = make_graph(3, 4, ("dipole",))
+    slab.weight_dipole = torch.tensor([[0.0, 0.0, 2.0]], dtype=torch.float64)
+    metrics = evaluate_splits(model, {"test": [slab, make_graph(4, 2, ("energy",))]}, 8, tiny_evaluate)[
+        "test"
+    ]
+    assert metrics.errors["dipole"].count == 1
+    assert metrics.errors["energy"].count == 1
+    assert "forces" not in metrics.errors
+
+
+def test_labels_the_model_cannot_predict_are_left_out(model):
+    graphs = make_graphs(3, (*LABELS, "polarizability"))
+    metrics = evaluate_splits(model, {"test": graphs}, 8, tiny_evaluate)["test"]
+    assert "polarizability" not in metrics.errors
+    assert "energy" in metrics.errors
+
+
+def test_empty_splits_are_left_out(model):
+    assert evaluate_splits(model, {"valid": []}, 8, tiny_evaluate) == {}
+
+
+def test_statistics_of_labels_that_are_all_zero():
+    stats = ErrorStats.from_sums([4.0, 1.0, 2.0, 0.0, 0.5])
+    assert (stats.rmse, stats.mae, stats.max_abs) == (0.5, 0.5, 0.5)
+    assert math.isnan(stats.relative_rmse)
+
+
+def test_evaluation_leaves_the_model_as_it_was(model):
+    before = parameters_of(model)
+    graphs = EvaluationSet.build(make_graphs(3), 2, torch.device("cpu"))
+    other = [weight + 1.0 for weight in before]
+    first = graphs.metrics(model, before, evaluate=tiny_evaluate)
+    assert graphs.metrics(model, other, evaluate=tiny_evaluate).rmse() != first.rmse()
+    for parameter, weight in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, weight)
+        assert parameter.requires_grad
+    assert graphs.metrics(model, before, evaluate=tiny_evaluate).rmse() == first.rmse()
+
+
+def test_pairs_for_parity_plots(model):
+    graphs = make_graphs(5, LABELS)
+    pairs = labelled_pairs(model, graphs, 2, ("energy_per_atom", "atomic_charges", "stress"), tiny_evaluate)
+    assert set(pairs) == {"energy_per_atom", "atomic_charges"}
+    target, predicted = pairs["energy_per_atom"]
+    assert torch.allclose(predicted - target, direct(model, graphs)["energy_per_atom"], rtol=0, atol=1e-13)
+
+
+EXPECTED_HEADINGS = {
+    "PerAtomRMSE": ["RMSE E [meV/atom]", "RMSE F [meV/Å]", "rel F [%]"],
+    "PerAtomMAE": ["MAE E [meV/atom]", "MAE F [meV/Å]"],
+    "TotalRMSE": ["RMSE E [meV]", "RMSE F [meV/Å]", "rel F [%]"],
+    "PerAtomRMSEstressvirials": [
+        "RMSE E [meV/atom]",
+        "RMSE F [meV/Å]",
+        "rel F [%]",
+        "RMSE stress [meV/Å³]",
+        "RMSE virials [meV/atom]",
+    ],
+    "DipoleRMSE": ["RMSE mu [me·Å/atom]", "rel mu [%]"],
+    "DensityCoefficientsRMSE": ["RMSE DMA [me·Å^l]", "rel DMA [%]", "RMSE qs [me]", "RMSE dipoles [me·Å]"],
+    "DensityEnergyRMSE": ["RMSE E [meV/atom]", "RMSE F [meV/Å]", "rel F [%]", "RMSE DMA [me·Å^l]"],
+    "DensityDipoleRMSE": ["RMSE mu [me·Å/atom]", "rel mu [%]", "RMSE DMA [me·Å^l]", "rel DMA [%]"],
+    "EnergyDensityDipoleRMSE": [
+        "RMSE E [meV/atom]",
+        "RMSE F [meV/Å]",
+        "rel F [%]",
+        "RMSE DMA [me·Å^l]",
+        "RMSE mu [me·Å/atom]",
+        "rel mu [%]",
+        "RMSE polarizability [me·Å²/V/atom]",
+    ],
+    "auto": [
+        "RMSE E [meV/atom]",
+        "RMSE F [meV/Å]",
+        "rel F [%]",
+        "RMSE DMA [me·Å^l]",
+        "rel DMA [%]",
+        "RMSE mu [me·Å]",
+        "rel mu [%]",
+        "max |ΔQ| [e]",
+    ],
+}
+
+
+def test_every_table_of_the_registry_is_tested():
+    assert {entry.name for entry in catalog().entries("metrics")} == set(EXPECTED_HEADINGS)
+
+
+@pytest.mark.parametrize("name", EXPECTED_HEADINGS)
+def test_columns_and_units_of_the_error_tables(model, name):
+    splits = {"train": make_graphs(6, LABELS), "test": [make_graph(50, 3, ("energy",))]}
+    metrics = evaluate_splits(model, splits, 4, tiny_evaluate)
+    table = build_error_table(name)(metrics)
+    assert table.headings() == ["frames", "n", *EXPECTED_HEADINGS[name]]
+    assert [row[:2] for row in table.rows] == [
+        ("train", 6),
+        ("train: ion", 2),
+        ("train: water", 4),
+        ("test", 1),
+    ]
+    # the test frame has an energy and no other label: everything else is absent, not zero
+    for column, value in zip(table.columns[2:], table.rows[-1][2:], strict=True):
+        assert (value is not None) == (column in ("RMSE E", "MAE E"))
+    rich_table(table)
+
+
+def test_numbers_of_a_table_are_in_its_units(model):
+    metrics = evaluate_splits(model, {"test": make_graphs(6, LABELS)}, 4, tiny_evaluate)
+    row = build_error_table("auto")(metrics).rows[0]
+    errors = metrics["test"].errors
+    assert row[2] == pytest.approx(1e3 * errors["energy_per_atom"].rmse)
+    assert row[4] == pytest.approx(1e2 * errors["forces"].relative_rmse)
+    assert row[9] == pytest.approx(errors["total_charge"].max_abs)
