@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lsf.data.charges import Floats, FormalCharges, charges_of
+from lsf.data.checks import cell_problems
 from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
 from lsf.data.keys import LABELS, PROPERTIES
@@ -94,12 +95,16 @@ def build_graphs(
 ) -> list[AtomGraph]:
     """Return the graphs of frames to be evaluated, without checks of their labels.
 
-    Raises :class:`lsf.errors.DataError` naming every frame the boundary method cannot treat and every
-    formal charge that is missing.
+    Raises :class:`lsf.errors.DataError` naming every structure that is broken, every frame the boundary
+    method cannot treat and every formal charge that is missing.
     """
     graphs = []
     problems: list[Problem] = []
     for frame in frames:
+        broken = cell_problems(frame)
+        if broken:
+            problems += broken
+            continue
         charges, lacking = charges_of(frame.numbers, frame.values, rule)
         if lacking:
             expected = "a formal charge for every atom"

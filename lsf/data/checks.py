@@ -40,8 +40,8 @@ def tolerated(frame: Frame, checks: Checks, max_l: int) -> Frame:
     return frame.without(unusable) if unusable else frame
 
 
-def structure_problems(frame: Frame, checks: Checks) -> list[Problem]:
-    """Return what is wrong with positions and cell; such a frame has no neighbours that mean anything."""
+def cell_problems(frame: Frame) -> list[Problem]:
+    """Return positions or cells that are no numbers, and periodic directions without lattice vectors."""
     for name, array in (("positions", frame.positions), ("cell", frame.cell)):
         if not np.isfinite(array).all():
             row = int(np.argwhere(~np.isfinite(array))[0][0])
@@ -58,6 +58,14 @@ def structure_problems(frame: Frame, checks: Checks) -> list[Problem]:
         found = f"pbc = {_flags(frame.pbc)} with the cell {frame.cell.tolist()}"
         hint = "give the Lattice, or declare the directions F in pbc"
         return [Problem(frame.where, "cell", found, "independent lattice vectors where periodic", hint)]
+    return []
+
+
+def structure_problems(frame: Frame, checks: Checks) -> list[Problem]:
+    """Return what is wrong with positions and cell; such a frame has no neighbours that mean anything."""
+    broken = cell_problems(frame)
+    if broken:
+        return broken
     if checks.min_distance <= 0.0:
         return []
     pair = closest_pair(frame.positions, frame.cell, frame.pbc, checks.min_distance)

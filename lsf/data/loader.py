@@ -1,23 +1,22 @@
-"""From a recipe to graphs: read, check, split, fit the atomic energies, build, and hand out batches."""
+"""From a recipe to graphs: read, check, split, fit the atomic energies, build."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import torch
 from ase.data import chemical_symbols
-from torch_geometric.data import Batch
 
 from lsf.data import atomic_energies, checks
 from lsf.data.build import boundary_problem, build_graph, share_lists
 from lsf.data.charges import FormalCharges, charges_of
 from lsf.data.frames import Frame
-from lsf.data.graph import AtomGraph, collate
+from lsf.data.graph import AtomGraph
 from lsf.data.read import TITLE, Reading, limited, read_file, shown_path
 from lsf.data.statistics import DataFacts, SplitCounts, average_neighbors, count_split, provenance_of
 from lsf.errors import BoundaryError, DataError, Problem
@@ -280,33 +279,3 @@ def _report(recipe: Recipe, frames: Frames, facts: DataFacts, log: logging.Logge
             "extent + 20 Å",
             len(boxed),
         )
-
-
-# ---------------------------------------------------------------------------------------------------
-# batches
-
-
-def n_batches(n_graphs: int, batch_size: int) -> int:
-    """Return the number of batches; the last one may be smaller."""
-    return -(-n_graphs // batch_size)
-
-
-def batches(
-    graphs: Sequence[AtomGraph],
-    batch_size: int,
-    *,
-    generator: torch.Generator | None = None,
-    skip: int = 0,
-) -> Iterator[Batch]:
-    """Return the batches of one pass over the graphs, shuffled where a generator is given.
-
-    The order is drawn at the call. To resume inside an epoch, restore the state the generator had before
-    that call and pass the number of batches already done as ``skip``: the rest is the same, and so is
-    the generator's state afterwards.
-    """
-    if generator is None:
-        order = list(range(len(graphs)))
-    else:
-        order = torch.randperm(len(graphs), generator=generator).tolist()
-    starts = range(skip * batch_size, len(order), batch_size)
-    return (collate([graphs[place] for place in order[start : start + batch_size]]) for start in starts)

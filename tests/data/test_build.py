@@ -115,11 +115,13 @@ def test_periodicity_that_the_method_cannot_treat():
 
 
 def test_all_frames_that_cannot_be_built_are_named():
-    frames = [frame(), frame(cell=np.eye(3) * 9, pbc="TFF", index=1), frame(numbers=[9], index=2)]
+    nowhere = frame(positions=np.full((3, 3), np.nan), index=4)
+    frames = [frame(), frame(cell=np.eye(3) * 9, pbc="TFF", index=1), frame(numbers=[9], index=2), nowhere]
     with pytest.raises(
         DataError, match=r"frame 1: electrostatics.boundary: found pbc = T F F with cell"
     ) as error:
         build_graphs(frames, R_MAX, AUTO, {"H": 1.0, "O": -2.0})
+    assert "frame 4: positions: found NaN or infinity for atom 0" in str(error.value)
     assert "frame 2: formal_charges: found no formal charge for F" in str(error.value)
     assert "boundary 'auto' cannot treat pbc = T F F" in str(error.value)
 

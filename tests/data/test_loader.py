@@ -1,18 +1,16 @@
-"""From a recipe to splits: everything checked at once, deterministic, resumable."""
+"""From a recipe to splits: everything checked at once, deterministic."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 
 import attrs
 import numpy as np
 import pytest
-import torch
 from data_files import HEAD, HEADS, WATER, Charged, frame_text, recipe, waters, write
 
-from lsf.data.loader import batches, load_data, n_batches
+from lsf.data.loader import load_data
 from lsf.data.statistics import count_table
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.errors import DataError
@@ -216,42 +214,3 @@ def test_formal_charges_from_the_data(tmp_path):
         write(tmp_path / "a.xyz", *frames), heads=heads, options=Charged(formal_charges="from_data")
     )
     assert splits.train[0].formal_charges.tolist() == [-2.0, 1.0, 1.0]
-
-
-# ---------------------------------------------------------------------------------------------------
-# batches
-
-
-@pytest.fixture
-def graphs(tmp_path):
-    return load(write(tmp_path / "train.xyz", *waters(10)), valid_fraction=0.3).train
-
-
-def indices(iterator):
-    return [batch.frame_index.tolist() for batch in iterator]
-
-
-def test_batches_in_order(graphs):
-    order = [int(graph.frame_index) for graph in graphs]
-    assert indices(batches(graphs, 3)) == [order[:3], order[3:6], order[6:]]
-    assert n_batches(len(graphs), 3) == 3
-
-
-def test_shuffled_batches_see_every_graph_once(graphs):
-    generator = torch.Generator().manual_seed(1)
-    first, second = (indices(batches(graphs, 3, generator=generator)) for _ in range(2))
-    assert first != second
-    everything = [int(graph.frame_index) for graph in graphs]
-    assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second)) == everything
-
-
-def test_a_pass_can_be_resumed_exactly(graphs):
-    generator = torch.Generator().manual_seed(1)
-    indices(batches(graphs, 3, generator=generator))
-    state = generator.get_state()
-    whole = indices(batches(graphs, 3, generator=generator))
-    next_pass = indices(batches(graphs, 3, generator=generator))
-    resumed = torch.Generator()
-    resumed.set_state(state)
-    assert indices(batches(graphs, 3, generator=resumed, skip=2)) == whole[2:]
-    assert indices(batches(graphs, 3, generator=resumed)) == next_pass
