@@ -186,3 +186,11 @@ def test_registry_lists_exactly_the_methods() -> None:
         assert getattr(importlib.import_module(module), attribute) is METHODS[name]
         module, attribute = entry["options"].split(":")
         assert getattr(importlib.import_module(module), attribute) is Electrostatics
+
+
+def test_documented_example_runs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "boundary_methods.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["energy"].shape == (1,)

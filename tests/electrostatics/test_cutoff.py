@@ -8,6 +8,7 @@ import torch
 from structures import Structure, derivatives, energy, random_structure, strained
 from torch.autograd import gradcheck, gradgradcheck
 
+from lsf.electrostatics import boundary
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import taper
 
@@ -75,3 +76,14 @@ def test_error_of_the_default_cutoff(degree: int) -> None:
     assert float((found.forces - exact.forces).norm() / exact.forces.norm()) < forces
     assert abs(float(found.energy - exact.energy)) / 100 * 1e3 < per_atom
     assert float((found.by_strain - exact.by_strain).abs().max()) / 100 * 1e3 < strain
+
+
+def test_slab_length_steps_are_below_the_truncation_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The internal length follows the extent in steps; at the default cutoff a step hardly shows."""
+    slab = random_structure(3, 60, np.diag([12.0, 12.0, 30.0]), (True, True, False), 1, size=12.0)
+    chosen = Electrostatics(boundary="slab")
+    values = []
+    for gap in (10.0, 12.0, 14.0, 16.0):
+        monkeypatch.setattr(boundary, "SLAB_GAP", gap)
+        values.append(float(energy(slab, chosen)) / 60 * 1e3)
+    assert 0.0 < max(values) - min(values) < 2e-3  # meV/atom; the truncation error itself is up to 2e-2
