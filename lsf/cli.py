@@ -37,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         return _fail(f"interrupted: {interrupt}" if str(interrupt) else "interrupted", 130)
     except BrokenPipeError:
-        # the reader of our output (head, less) has gone; what Python flushes on exit has no reader either
+        # the reader of our output (head, less) has gone, and so has that of what Python flushes on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 1
     except OSError as error:
         reason = error.strerror or str(error)
         return _fail(f"error: {error.filename}: {reason}" if error.filename else f"error: {reason}", 1)
