@@ -115,6 +115,13 @@ def test_given_energies_and_energies_of_another_method(tmp_path):
     assert load(path, atomic_energies=str(tmp_path / "e0.toml")).facts.atomic_energies[8] == -12.0
 
 
+def test_one_energy_in_other_units_is_found_though_the_average_follows_it(tmp_path):
+    hartree = frame_text(info=f"REF_energy={-14.2 * 27.2} total_charge=0")
+    path = write(tmp_path / "train.xyz", *waters(3), hartree, *waters(3, seed=5))
+    with pytest.raises(DataError, match=r"\(1 problem\)\n.*frame 3: energy: found an energy -124"):
+        load(path, valid=write(tmp_path / "valid.xyz", *waters(1, seed=8)), valid_fraction=None)
+
+
 def test_everything_wrong_is_reported_at_once(tmp_path):
     same = waters(1)[0]
     frames = [
