@@ -24,13 +24,33 @@ Path = tuple[int, int, int]
 
 
 def convolution_paths(degrees: tuple[int, ...], max_ell: int) -> tuple[Path, ...]:
-    """Return all (feature degree, harmonic degree, message degree), messages up to ``max_ell``."""
+    """Return all (feature degree, harmonic degree, message degree), messages up to ``max_ell``.
+
+    Paths of one harmonic degree stand together, feature degrees rising inside.
+    """
     return tuple(
         (l1, l2, l3)
-        for l1 in degrees
         for l2 in range(max_ell + 1)
+        for l1 in degrees
         for l3 in allowed_products(l1, l2, max_ell)
     )
+
+
+def coupling_matrix(group: tuple[Path, ...]) -> Tensor:
+    """Return the Clebsch–Gordan matrix of all paths of one harmonic degree l2, float64.
+
+    Rows are the components of every path's message, ``Σ (2 l3 + 1)``; columns run over m2 and, inside,
+    over the components of every path's sender feature, ``(2 l2 + 1) · Σ (2 l1 + 1)``.
+    """
+    width = sum(2 * l1 + 1 for l1, _, _ in group)
+    height = sum(2 * l3 + 1 for _, _, l3 in group)
+    matrix = torch.zeros((height, 2 * group[0][1] + 1, width), dtype=torch.float64)
+    row = column = 0
+    for l1, l2, l3 in group:
+        block = wigner_3j(l1, l2, l3).permute(2, 1, 0) * math.sqrt(2 * l3 + 1)
+        matrix[row : row + 2 * l3 + 1, :, column : column + 2 * l1 + 1] = block
+        row, column = row + 2 * l3 + 1, column + 2 * l1 + 1
+    return matrix.reshape(height, -1)
 
 
 def pad_row(values: Tensor) -> Tensor:
@@ -72,10 +92,11 @@ class Interaction(MessagePassing):  # type: ignore[misc]
         for degree in range(max_ell + 1):
             n_paths = sum(path[2] == degree for path in self.paths)
             self.linear_down.append(nn.Parameter(torch.randn(n_paths * n_channels, n_channels)))
-        for index, (l1, l2, l3) in enumerate(self.paths):
-            coupling = wigner_3j(l1, l2, l3) * math.sqrt(2 * l3 + 1)
-            matrix = coupling.permute(2, 1, 0).reshape(2 * l3 + 1, -1).contiguous()
-            self.register_buffer(f"coupling_{index}", matrix, persistent=False)
+        self.groups = tuple(
+            tuple(path for path in self.paths if path[1] == degree) for degree in range(max_ell + 1)
+        )
+        for degree, group in enumerate(self.groups):
+            self.register_buffer(f"coupling_{degree}", coupling_matrix(group), persistent=False)
         if kernels == "e3nn":
             self.tensor_product = _e3nn_tensor_product(inputs, max_ell, self.paths)
 
@@ -116,24 +137,27 @@ class Interaction(MessagePassing):  # type: ignore[misc]
         gathered = gathered.reshape(n_atoms, width, -1, n_channels)
         angular = nn.functional.embedding(slots, pad_row(harmonics)).transpose(1, 2)
         radial = nn.functional.embedding(slots, pad_row(hidden * self.radial_scale))
-        summed: list[list[Tensor]] = [[] for _ in range(self.max_ell + 1)]
         slices = self.inputs.slices()
-        start = 0
-        while start < len(self.paths):
-            l1, l2, _ = self.paths[start]
-            group = [path for path in self.paths if path[:2] == (l1, l2)]
-            count, size = len(group), 2 * l1 + 1
-            weight = self.radial_out[:, start : start + count].reshape(-1, count * n_channels)
-            weights = (radial @ weight).reshape(n_atoms, width, count, 1, n_channels)
-            messages = weights * gathered[:, :, slices[l1]].unsqueeze(2)
-            spherical = angular[:, l2 * l2 : (l2 + 1) ** 2]
-            moments = torch.bmm(spherical, messages.reshape(n_atoms, width, count * size * n_channels))
-            moments = moments.reshape(n_atoms, 2 * l2 + 1, count, size, n_channels)
-            for offset, (_, _, l3) in enumerate(group):
-                coupling = getattr(self, f"coupling_{start + offset}").to(features.dtype)
-                block = moments[:, :, offset].reshape(n_atoms, (2 * l2 + 1) * size, n_channels)
-                summed[l3].append(torch.matmul(coupling, block))
-            start += count
+        features_of = {degree: gathered[:, :, part].unsqueeze(2) for degree, part in slices.items()}
+        weights = (radial @ self.radial_out.flatten(1)).reshape(n_atoms, width, -1, 1, n_channels)
+        summed: list[list[Tensor]] = [[] for _ in range(self.max_ell + 1)]
+        by_group = weights.split([len(group) for group in self.groups], dim=2)
+        for degree, (group, group_weights) in enumerate(zip(self.groups, by_group, strict=True)):
+            counts = [sum(path[0] == l1 for path in group) for l1 in self.inputs.degrees]
+            messages = torch.cat(
+                [
+                    (weight * features_of[l1]).reshape(n_atoms, width, -1)
+                    for l1, weight in zip(self.inputs.degrees, group_weights.split(counts, dim=2), strict=True)
+                    if weight.shape[2]
+                ],
+                dim=2,
+            )
+            spherical = angular[:, degree * degree : (degree + 1) ** 2]
+            moments = torch.bmm(spherical, messages).reshape(n_atoms, -1, n_channels)
+            coupling = getattr(self, f"coupling_{degree}").to(features.dtype)
+            coupled = torch.matmul(coupling, moments).split([2 * l3 + 1 for _, _, l3 in group], dim=1)
+            for (_, _, l3), message in zip(group, coupled, strict=True):
+                summed[l3].append(message)
         return summed
 
     def _reference_sum(

@@ -1,0 +1,211 @@
+"""A whole run: recipe → data → model → training → report, and the folder it leaves."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+import lsf
+from lsf.data.loader import DataSplits, load_data
+from lsf.data.statistics import count_table
+from lsf.errors import LsfError
+from lsf.export.package import save_model
+from lsf.files import replacing
+from lsf.models.build import build_model
+from lsf.models.inputs import check_charge_range
+from lsf.recipe import Recipe
+from lsf.recipe_io import resolved_toml
+from lsf.report.html import write_report
+from lsf.report.tables import rich_table
+from lsf.resolve import pick_device, resolve
+from lsf.train.evaluation import labelled_pairs
+from lsf.train.stages import TrainResult, train
+
+if TYPE_CHECKING:
+    from lsf.models.local_source import LocalSourceModel
+
+RUNS: Final = Path("runs")
+RESOLVED: Final = "recipe.resolved.toml"
+PARITY: Final = (
+    "energy_per_atom",
+    "forces",
+    "dipole",
+    "atomic_charges",
+    "atomic_dipoles",
+    "stress",
+    "virials_per_atom",
+    "polarizability",
+)
+"""Quantities with a panel in the parity plots, where they are labelled."""
+
+LOG_LINES: Final = 10_000
+"""Lines kept until the run folder exists."""
+
+
+@attrs.frozen
+class RunResult:
+    """What a run leaves in its folder."""
+
+    folder: Path
+    model_file: Path
+    report: Path
+    training: TrainResult
+
+
+def check_recipe(path: str | Path, overrides: Sequence[str], console: Console) -> None:
+    """Validate a recipe, read and check its data, build its model, and print what would be trained.
+
+    Raises :class:`lsf.errors.LsfError` with everything that is wrong.
+    """
+    recipe = resolve(path, overrides)
+    with _logging(console) as log:
+        splits = load_data(recipe, log)
+        model = _prepare(recipe, splits, log)
+    _print_plan(recipe, splits, model, console)
+    console.print("The recipe and its data are fine; nothing was trained.", highlight=False)
+
+
+def run_recipe(
+    path: str | Path, overrides: Sequence[str], out: str | Path | None, fresh: bool, console: Console
+) -> RunResult:
+    """Train a model as a recipe says and return what was left in the run folder.
+
+    A run folder with checkpoints of the same recipe is taken up where it stopped. Raises
+    :class:`lsf.errors.LsfError` on bad input, and when the folder holds a run of another recipe.
+    """
+    recipe = resolve(path, overrides)
+    folder = Path(out) if out is not None else RUNS / recipe.name
+    text = resolved_toml(recipe)
+    _claim(folder, text, fresh)
+    with _logging(console) as log:
+        splits = load_data(recipe, log)
+        model = _prepare(recipe, splits, log)
+        _print_plan(recipe, splits, model, console)
+        with replacing(folder / RESOLVED) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        _log_to(log, folder / "log.txt")
+        model = model.to(torch.device(pick_device(recipe.device)))
+
+        def save(trained: LocalSourceModel, file: Path, extra: Mapping[str, str]) -> None:
+            save_model(trained, file, recipe, splits.facts, extra)
+
+        result = train(
+            recipe,
+            model,
+            splits,
+            folder,
+            log,
+            save=save,
+            resolved_recipe=text,
+            console=console,
+            resume=not fresh,
+        )
+        report = _report(recipe, splits, folder, result, text)
+    console.print(rich_table(result.table))
+    _print_files(result, report, console)
+    return RunResult(folder, result.model_file, report, result)
+
+
+def _claim(folder: Path, text: str, fresh: bool) -> None:
+    """Refuse a folder that holds a run of another recipe."""
+    stored = folder / RESOLVED
+    if fresh or not stored.is_file() or stored.read_text(encoding="utf-8") == text:
+        return
+    raise LsfError(
+        f"{folder} holds a run of another recipe (see {stored}): give another folder with --out, "
+        "or start anew there with --fresh, which overwrites it"
+    )
+
+
+def _prepare(recipe: Recipe, splits: DataSplits, log: logging.Logger) -> LocalSourceModel:
+    model = build_model(recipe, splits.facts)
+    check_charge_range(recipe.model.options, [*splits.train, *splits.valid, *sum(splits.tests.values(), [])])
+    size = sum(parameter.numel() for parameter in model.parameters())
+    log.info("%s with %d parameters, %s", recipe.model.use, size, recipe.dtype)
+    return model
+
+
+def _report(recipe: Recipe, splits: DataSplits, folder: Path, result: TrainResult, text: str) -> Path:
+    batch_size = recipe.training.valid_batch_size or recipe.training.batch_size
+    parity: dict[str, Any] = {}
+    for name, graphs in (("valid", splits.valid), *splits.tests.items()):
+        if graphs:
+            pairs = labelled_pairs(result.model, graphs, batch_size, PARITY)
+            parity[name] = {key: (pair.target.numpy(), pair.predicted.numpy()) for key, pair in pairs.items()}
+    versions = {"lsf": lsf.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    tables = [result.table, count_table(splits.counts)]
+    return write_report(folder / "report", recipe.name, result.history, parity, tables, text, versions)
+
+
+def _print_plan(recipe: Recipe, splits: DataSplits, model: LocalSourceModel, console: Console) -> None:
+    console.print(rich_table(count_table(splits.counts)))
+    epochs = ", ".join(f"{stage.name} {stage.epochs} epochs" for stage in recipe.stages)
+    console.print(
+        f"[bold]{escape(recipe.name)}[/bold]: {recipe.model.use}, boundary "
+        f"{recipe.electrostatics.boundary}, {sum(p.numel() for p in model.parameters())} parameters; "
+        f"{escape(epochs)}",
+        highlight=False,
+    )
+
+
+def _print_files(result: TrainResult, report: Path, console: Console) -> None:
+    for label, file in (
+        ("model", result.model_file),
+        ("picture", report.parent / "losses.png"),
+        ("report", report),
+    ):
+        console.print(f"{label:8} {escape(str(file))}", highlight=False, soft_wrap=True)
+
+
+# ---------------------------------------------------------------------------------------------------
+# log
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints messages of level INFO and above above the progress bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        style = "yellow" if record.levelno >= logging.WARNING else ""
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        self.console.print(f"{prefix}{record.getMessage()}", style=style, markup=False, highlight=False)
+
+
+@contextmanager
+def _logging(console: Console) -> Iterator[logging.Logger]:
+    """Yield a logger of this run: on the console now, in a file once :func:`_log_to` names one."""
+    log = logging.Logger("lsf.run", logging.DEBUG)
+    log.addHandler(_ConsoleHandler(console))
+    log.addHandler(logging.handlers.MemoryHandler(LOG_LINES, flushLevel=logging.CRITICAL + 1))
+    try:
+        yield log
+    finally:
+        for handler in list(log.handlers):
+            handler.close()
+            log.removeHandler(handler)
+
+
+def _log_to(log: logging.Logger, path: Path) -> None:
+    """Write what was logged so far, and everything from now on, to a file."""
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for handler in list(log.handlers):
+        if isinstance(handler, logging.handlers.MemoryHandler):
+            handler.setTarget(file)
+            handler.close()
+            log.removeHandler(handler)
+    log.addHandler(file)
