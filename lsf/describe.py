@@ -44,7 +44,7 @@ def default_text(field: attrs.Attribute[Any]) -> str:
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         default = default.factory()
     if default is None:
-        return NONE_WORD
+        return inline_toml(NONE_WORD)
     if attrs.has(type(default)):
         return "its own defaults"
     return inline_toml(default)

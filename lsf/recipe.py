@@ -298,8 +298,12 @@ class Recipe:
     electrostatics: Electrostatics = option(
         "How the Coulomb energy is computed. See lsf list boundaries.", factory=Electrostatics
     )
-    training: Training = option("Settings shared by all stages.", factory=Training)
-    export: Export = option("Files the finished model is written to.", factory=Export)
+    training: Training = option(
+        "Settings shared by all stages. A stage cannot change them.", factory=Training
+    )
+    export: Export = option(
+        "Files the finished model is written to. All hold the same model.", factory=Export
+    )
 
 
 TABLES: Final[dict[str, type]] = {

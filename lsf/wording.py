@@ -39,6 +39,9 @@ def rules(field: Field | None) -> tuple[Rule, ...]:
 def type_text(annotation: Any, field: Field | None = None) -> str:
     """Return what may stand at a field, in words: type and range."""
     words = _type_words(annotation)
+    if field is not None and field.metadata.get("path"):
+        special = "".join(f' or "{word}"' for word in field.metadata["words"])
+        words = words.replace("a string", f"a file name{special}").replace("of strings", "of file names")
     kind = "" if field is None else field.metadata.get("registry")
     if kind and annotation is Component:
         words = f"a table {{use = name of one of the {kind}, its options}}"
