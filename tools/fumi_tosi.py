@@ -19,7 +19,7 @@ doi:10.1016/0022-3697(64)90159-3 and 90160-X, as tabulated in joule by Adams and
 from __future__ import annotations
 
 from itertools import product
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,11 @@ def label(
 
 
 def _add(first: Labels, second: Labels) -> Labels:
-    return Labels(*(a + b for a, b in zip(first, second, strict=True)))
+    return Labels(
+        first.energy + second.energy,
+        first.forces + second.forces,
+        first.strain_derivative + second.strain_derivative,
+    )
 
 
 def _pairs(
@@ -169,11 +173,12 @@ def _reciprocal_slab(charges: Array, positions: Array, cell: Array, alpha: float
     return Labels(float(energy), forces, np.zeros((3, 3)))
 
 
-def _lattice_points(lattice: Array, radius: float) -> Array:
+def _lattice_points(lattice: NDArray[Any], radius: float) -> Array:
     """Return all integer combinations of the rows of ``lattice`` (2 or 3) no longer than ``radius``."""
     gram = lattice @ lattice.T
     # |n_a| of a point within the sphere is bounded by the length of the dual vector times the radius
     bounds = np.floor(radius * np.sqrt(np.diag(np.linalg.inv(gram)))).astype(int)
     indices = np.array(list(product(*(range(-bound, bound + 1) for bound in bounds))), dtype=float)
-    points = indices @ lattice
-    return points[np.linalg.norm(points, axis=1) <= radius + 1e-9]
+    points: Array = indices @ lattice
+    inside: Array = points[np.linalg.norm(points, axis=1) <= radius + 1e-9]
+    return inside
