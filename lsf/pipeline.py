@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import logging.handlers
 import platform
@@ -96,7 +97,7 @@ def run_recipe(
         _log_to(log, folder / "log.txt")
         model = model.to(torch.device(pick_device(recipe.device)))
 
-        def save(trained: LocalSourceModel, file: Path, extra: Mapping[str, str]) -> None:
+        def save(trained: Any, file: Path, extra: Mapping[str, str]) -> None:
             save_model(trained, file, recipe, splits.facts, extra)
 
         result = train(
@@ -129,7 +130,8 @@ def _claim(folder: Path, text: str, fresh: bool) -> None:
 
 def _prepare(recipe: Recipe, splits: DataSplits, log: logging.Logger) -> LocalSourceModel:
     model = build_model(recipe, splits.facts)
-    check_charge_range(recipe.model.options, [*splits.train, *splits.valid, *sum(splits.tests.values(), [])])
+    every = itertools.chain(splits.train, splits.valid, *splits.tests.values())
+    check_charge_range(recipe.model.options, list(every))
     size = sum(parameter.numel() for parameter in model.parameters())
     log.info("%s with %d parameters, %s", recipe.model.use, size, recipe.dtype)
     return model

@@ -15,10 +15,11 @@ from lsf.data.build import build_graphs
 from lsf.data.checks import species_problems
 from lsf.data.frames import frame_from_atoms
 from lsf.data.graph import collate
-from lsf.resolve import pick_device
 from lsf.errors import DataError, LsfError
 from lsf.models.derivatives import evaluate
+from lsf.models.inputs import check_charge_range
 from lsf.recipe import Head
+from lsf.resolve import pick_device
 
 if TYPE_CHECKING:
     from lsf.export.package import LoadedModel
@@ -98,7 +99,7 @@ class LsfCalculator(Calculator):  # type: ignore[misc]
         self.rule = loaded.recipe.model.options.formal_charge_rule()
         arrays = {"charges": formal_charges_key} if self.rule == "from_data" else {}
         self.head = Head({"external_field": external_field_key}, arrays)
-        self._inputs: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+        self._inputs: dict[str, np.ndarray | None] = {}
 
     def set_electric_field(self, electric_field: Sequence[float] | None) -> None:
         """Apply a physical uniform field in V/Å from the next evaluation on; None removes it."""
@@ -107,23 +108,30 @@ class LsfCalculator(Calculator):  # type: ignore[misc]
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what changed since the last calculation, fields and formal charges included."""
         changes: list[str] = super().check_state(atoms, tol=tol)
-        for old, new, name in zip(self._inputs, self._read_inputs(atoms), ("field", "formal_charges"), strict=True):
-            if not np.array_equal(old, new):
+        for name, value in self._read_inputs(atoms).items():
+            old = self._inputs.get(name)
+            same = old is value if old is None or value is None else np.array_equal(old, value)
+            if not same:
                 changes.append(name)
         return changes
 
-    def _read_inputs(self, atoms: Atoms) -> tuple[Any, Any]:
+    def _read_inputs(self, atoms: Atoms) -> dict[str, np.ndarray | None]:
+        """Return copies of what the energy depends on besides what ASE compares."""
         field = self.electric_field
         if field is None and self.head.info_keys["external_field"] in atoms.info:
             field = -np.asarray(atoms.info[self.head.info_keys["external_field"]], dtype=np.float64)
         charges = atoms.arrays.get(self.head.arrays_keys["charges"]) if self.head.arrays_keys else None
-        return (None if field is None else field.copy()), (None if charges is None else charges.copy())
+        return {
+            "field": None if field is None else field.copy(),
+            "formal_charges": None if charges is None else charges.copy(),
+        }
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """Return a property; one that the last calculation left out triggers a new one."""
         if name == "polarizability" and self.model.polarizability is None:
             raise PropertyNotImplementedError(
-                f"{self.loaded.path.name} has no polarizability readout: train with model.polarizability = true"
+                f"{self.loaded.path.name} has no polarizability readout: "
+                "train with model.polarizability = true"
             )
         return super().get_property(name, atoms, allow_calculation)
 
@@ -155,10 +163,12 @@ class LsfCalculator(Calculator):  # type: ignore[misc]
         if self.electric_field is not None:
             plain.info[self.head.info_keys["external_field"]] = -self.electric_field
         frame, problems = frame_from_atoms(plain, {"default": self.head}, source="atoms", index=0)
-        problems = problems or species_problems([frame], self.loaded.facts.species)
+        if frame is not None:
+            problems += species_problems([frame], self.loaded.facts.species)
         if problems or frame is None:
             raise DataError(f"{self.loaded.path.name} cannot evaluate these atoms", problems)
         graphs = build_graphs([frame], self.model.r_max, self.loaded.recipe.electrostatics, self.rule)
+        check_charge_range(self.loaded.recipe.model.options, graphs)
         return collate(graphs).to(self.device)
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
+import cattrs
 import torch
 from ase.data import chemical_symbols
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 import lsf
 from lsf.data.statistics import DataFacts
@@ -101,8 +102,10 @@ def save_model(
         "recipe": resolved_toml(recipe),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # as bytes, so that a full disk is an OSError like everywhere else
+    content = save(tensors, metadata={HEADER_KEY: json.dumps(header, ensure_ascii=False)})
     with replacing(path) as temporary:
-        save_file(tensors, str(temporary), metadata={HEADER_KEY: json.dumps(header, ensure_ascii=False)})
+        temporary.write_bytes(content)
     return path
 
 
@@ -151,7 +154,7 @@ def load_model(path: str | Path) -> LoadedModel:
     path = Path(path)
     header = read_header(path)
     recipe = read_recipe_text(header["recipe"], f"{path} (stored recipe)")
-    facts = _facts(header["facts"])
+    facts = cattrs.structure(header["facts"], DataFacts)
     model = build_model(recipe, facts)
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -160,11 +163,3 @@ def load_model(path: str | Path) -> LoadedModel:
     except (SafetensorError, RuntimeError) as error:
         raise ModelFileError(f"{path}: the weights do not fit the stored recipe: {error}") from error
     return LoadedModel(model.eval(), recipe, facts, header, path)
-
-
-def _facts(stored: Mapping[str, Any]) -> DataFacts:
-    """Return the facts; JSON turned atomic numbers into text and tuples into lists."""
-    energies = {int(number): float(value) for number, value in stored["atomic_energies"].items()}
-    return DataFacts(
-        **{**stored, "species": tuple(stored["species"]), "atomic_energies": energies}
-    )

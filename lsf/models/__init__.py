@@ -1,0 +1,1 @@
+"""The models: one forward, several sources of charge, and everything derived from their energies."""

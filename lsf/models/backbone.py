@@ -51,9 +51,7 @@ class Layer(nn.Module):
         kernels: str,
     ) -> None:
         super().__init__()
-        self.interaction = Interaction(
-            inputs, max_ell, n_radial, radial_widths, avg_num_neighbors, kernels
-        )
+        self.interaction = Interaction(inputs, max_ell, n_radial, radial_widths, avg_num_neighbors, kernels)
         self.contraction = SymmetricContraction(max_ell, correlation, outputs, n_species)
         self.linear = EquivariantLinear(outputs, outputs.channels)
         self.skip = SpeciesLinear(inputs, outputs, n_species)
@@ -66,7 +64,9 @@ class Layer(nn.Module):
             features, edges.harmonics, edges.radial_basis, edges.edge_index, neighbor_slots
         )
         product = groups.ungroup(self.contraction(groups.group(basis), groups.present))
-        return self.linear(product) + groups.ungroup(self.skip(groups.group(features), groups.present))
+        skipped = groups.ungroup(self.skip(groups.group(features), groups.present))
+        new: Tensor = self.linear(product) + skipped
+        return new
 
 
 class Backbone(nn.Module):

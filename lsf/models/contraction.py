@@ -88,6 +88,8 @@ class SymmetricContraction(nn.Module):
     Batatia et al., arXiv:2206.07697, eqs. (10) and (11).
     """
 
+    lower_0: Tensor
+
     def __init__(self, max_ell: int, correlation: int, outputs: Irreps, n_species: int) -> None:
         super().__init__()
         tables = factorisation(max_ell, correlation, outputs.degrees)

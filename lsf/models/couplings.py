@@ -18,7 +18,8 @@ from torch import Tensor
 @cache
 def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
     """Return the real 3j symbol, ``(2 l1 + 1, 2 l2 + 1, 2 l3 + 1)``, float64, of unit norm."""
-    return o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
+    symbol: Tensor = o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
+    return symbol
 
 
 def allowed_products(l1: int, l2: int, max_degree: int) -> tuple[int, ...]:

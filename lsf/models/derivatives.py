@@ -6,10 +6,10 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lsf.data.graph import GraphTensors, graph_tensors
-from lsf.models.local_source import ModelOutput
+from lsf.models.local_source import LocalSourceModel, ModelOutput
 from lsf.models.sources import cartesian_dipoles, sum_over_graph
 
 DERIVED = ("forces", "stress", "virial", "potential", "born_charges", "hessian")
@@ -17,13 +17,13 @@ DERIVED = ("forces", "stress", "virial", "potential", "born_charges", "hessian")
 
 
 def evaluate(
-    model: nn.Module, batch: Any, compute: Collection[str] = ("forces",), create_graph: bool = False
+    model: LocalSourceModel, batch: Any, compute: Collection[str] = ("forces",), create_graph: bool = False
 ) -> dict[str, Tensor]:
     """Return the outputs of a model on a collated batch.
 
     Parameters
     ----------
-    model : a :class:`lsf.models.local_source.LocalSourceModel`
+    model : any of the models
     batch : collated graphs on the model's device
     compute : names out of :data:`DERIVED`
     create_graph : keep the outputs differentiable with respect to the parameters (training)
@@ -77,7 +77,7 @@ def _outputs(output: ModelOutput, graph: GraphTensors) -> dict[str, Tensor]:
 
 
 def _differentiated(
-    model: nn.Module, graph: GraphTensors, compute: frozenset[str], create_graph: bool
+    model: LocalSourceModel, graph: GraphTensors, compute: frozenset[str], create_graph: bool
 ) -> dict[str, Tensor]:
     moves = compute & {"forces", "stress", "virial", "born_charges", "hessian"}
     positions = graph.positions.detach().requires_grad_(bool(moves))
@@ -97,7 +97,10 @@ def _differentiated(
     repeats = create_graph or bool(compute & {"potential", "born_charges", "hessian"})
     if targets:
         gradients = torch.autograd.grad(
-            output.energy.sum(), targets, create_graph=create_graph or "hessian" in compute, retain_graph=repeats
+            output.energy.sum(),
+            targets,
+            create_graph=create_graph or "hessian" in compute,
+            retain_graph=repeats,
         )
         if compute & {"forces", "hessian"}:
             named["forces"] = -gradients[0]

@@ -139,15 +139,16 @@ class Interaction(MessagePassing):  # type: ignore[misc]
         radial = nn.functional.embedding(slots, pad_row(hidden * self.radial_scale))
         slices = self.inputs.slices()
         features_of = {degree: gathered[:, :, part].unsqueeze(2) for degree, part in slices.items()}
+        degrees = self.inputs.degrees
         weights = (radial @ self.radial_out.flatten(1)).reshape(n_atoms, width, -1, 1, n_channels)
         summed: list[list[Tensor]] = [[] for _ in range(self.max_ell + 1)]
         by_group = weights.split([len(group) for group in self.groups], dim=2)
         for degree, (group, group_weights) in enumerate(zip(self.groups, by_group, strict=True)):
-            counts = [sum(path[0] == l1 for path in group) for l1 in self.inputs.degrees]
+            counts = [sum(path[0] == l1 for path in group) for l1 in degrees]
             messages = torch.cat(
                 [
                     (weight * features_of[l1]).reshape(n_atoms, width, -1)
-                    for l1, weight in zip(self.inputs.degrees, group_weights.split(counts, dim=2), strict=True)
+                    for l1, weight in zip(degrees, group_weights.split(counts, dim=2), strict=True)
                     if weight.shape[2]
                 ],
                 dim=2,
@@ -200,11 +201,12 @@ def _e3nn_tensor_product(inputs: Irreps, max_ell: int, paths: tuple[Path, ...]) 
     instructions = [
         (inputs.degrees.index(l1), l2, index, "uvu", True) for index, (l1, l2, _) in enumerate(paths)
     ]
-    return o3.TensorProduct(
+    product: nn.Module = o3.TensorProduct(
         o3.Irreps(str(inputs)),
         o3.Irreps.spherical_harmonics(max_ell),
         o3.Irreps(irreps_out),
         instructions,
         shared_weights=False,
         internal_weights=False,
-    ).to(torch.float64)
+    )
+    return product.to(torch.float64)

@@ -31,8 +31,7 @@ class Irreps:
         """Return the slice of the component axis that holds each degree."""
         ends = list(accumulate(2 * degree + 1 for degree in self.degrees))
         return {
-            degree: slice(end - 2 * degree - 1, end)
-            for degree, end in zip(self.degrees, ends, strict=True)
+            degree: slice(end - 2 * degree - 1, end) for degree, end in zip(self.degrees, ends, strict=True)
         }
 
     def __str__(self) -> str:

@@ -29,7 +29,14 @@ from lsf.models.oxidation import (
 )
 from lsf.models.radial import BesselBasis
 from lsf.models.readouts import EnergyReadout, PolarizabilityReadout
-from lsf.models.sources import FixedSource, LocalSource, MultipoleReadout, NoSource, SplitSource
+from lsf.models.sources import (
+    FixedSource,
+    LocalSource,
+    MultipoleReadout,
+    NoSource,
+    SourceHead,
+    SplitSource,
+)
 
 SYMMETRIC_WIDTH = 64
 OXIDATION_WIDTH = 32
@@ -53,7 +60,8 @@ def fixed_charges(
     options: FixedChargeOptions, electrostatics: Electrostatics, facts: DataFacts
 ) -> LocalSourceModel:
     """Return the model with formal charges that stay as given; its higher multipoles are zero."""
-    return _assemble(options, facts, FixedSource(electrostatics.multipoles_max_l), CoulombTerm(electrostatics))
+    source = FixedSource(electrostatics.multipoles_max_l)
+    return _assemble(options, facts, source, CoulombTerm(electrostatics))
 
 
 def local_split_charges(
@@ -66,7 +74,9 @@ def local_split_charges(
     higher = tuple(range(1, max_l + 1))
     multipoles = MultipoleReadout(hidden, options.num_interactions, higher) if higher else None
     source = SplitSource(_mixer(options, hidden), transfers, multipoles)
-    polarizability = PolarizabilityReadout(hidden, options.num_interactions) if options.polarizability else None
+    polarizability = None
+    if options.polarizability:
+        polarizability = PolarizabilityReadout(hidden, options.num_interactions)
     return _assemble(options, facts, source, CoulombTerm(electrostatics), polarizability)
 
 
@@ -91,7 +101,7 @@ def _transfer(options: LocalSplitChargesOptions, hidden: Irreps) -> nn.Module:
 def _assemble(
     options: BackboneOptions,
     facts: DataFacts,
-    source: nn.Module,
+    source: SourceHead,
     coulomb: nn.Module,
     polarizability: PolarizabilityReadout | None = None,
 ) -> LocalSourceModel:
@@ -119,4 +129,3 @@ def _assemble(
         coulomb,
         polarizability,
     )
-

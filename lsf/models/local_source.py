@@ -15,7 +15,7 @@ from lsf.models.backbone import Backbone, SpeciesGroups
 from lsf.models.geometry import edge_geometry
 from lsf.models.radial import BesselBasis
 from lsf.models.readouts import EnergyReadout, PolarizabilityReadout
-from lsf.models.sources import sum_over_graph
+from lsf.models.sources import SourceHead, sum_over_graph
 
 
 class ModelOutput(NamedTuple):
@@ -67,6 +67,12 @@ class LocalSourceModel(nn.Module):
     energies of atoms and coupling constants must not lose digits.
     """
 
+    species: Tensor
+    atomic_energies: Tensor
+    radial: BesselBasis
+    backbone: Backbone
+    source: SourceHead
+
     def __init__(
         self,
         species: tuple[int, ...],
@@ -75,7 +81,7 @@ class LocalSourceModel(nn.Module):
         radial: BesselBasis,
         max_ell: int,
         readout: EnergyReadout,
-        source: nn.Module,
+        source: SourceHead,
         coulomb: nn.Module,
         polarizability: PolarizabilityReadout | None = None,
     ) -> None:
@@ -123,9 +129,7 @@ class LocalSourceModel(nn.Module):
         groups = SpeciesGroups(graph.present_species, graph.species_slots, graph.species_place)
         initial = self.source.mixer(self.backbone.embed(graph.species), graph.formal_charges)
         features = self.backbone(initial, edges, graph.neighbor_slots, groups)
-        sources = self.source(
-            features, edges, graph.positions, graph.formal_charges, graph.batch, n_graphs
-        )
+        sources = self.source(features, edges, graph.positions, graph.formal_charges, graph.batch, n_graphs)
 
         node_short_range = self.readout(features).to(torch.float64)
         node_atomic = self.atomic_energies.index_select(0, graph.species)

@@ -21,7 +21,7 @@ FormalCharges = dict[str, float] | Literal["from_data"]
 
 
 def _irreps_rule() -> Rule:
-    return Rule('irreps such as "64x0e + 64x1o": equal channels, each degree once, scalars included', _is_irreps)
+    return Rule('irreps such as "64x0e + 64x1o": equal channels, each degree once, 0e included', _is_irreps)
 
 
 def _is_irreps(value: str) -> bool:
@@ -160,8 +160,7 @@ class LocalSplitChargesOptions(BackboneOptions):
         default="oxidation_dependent",
     )
     oxidation_range: tuple[float, ...] = option(
-        "Lowest and highest formal charge the oxidation embedding covers, in e. "
-        "A charge outside is refused.",
+        "Lowest and highest formal charge the oxidation embedding covers, in e. A charge outside is refused.",
         default=(-6.0, 6.0),
         validator=_range_rule(),
     )

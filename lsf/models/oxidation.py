@@ -37,7 +37,8 @@ class OxidationEmbedding(nn.Module):
         while len(polynomials) <= N_CHEBYSHEV:
             polynomials.append(2.0 * x * polynomials[-1] - polynomials[-2])
         basis = torch.stack(polynomials[1:], dim=1).to(self.weight.dtype)
-        return basis @ self.weight / math.sqrt(N_CHEBYSHEV) + self.bias
+        embedded: Tensor = basis @ self.weight / math.sqrt(N_CHEBYSHEV) + self.bias
+        return embedded
 
 
 class NoMixer(nn.Module):

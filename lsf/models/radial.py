@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -33,6 +34,8 @@ class BesselBasis(nn.Module):
     Gasteiger et al., arXiv:2003.03123, eqs. (7) and (8). Zero from ``r_max`` on.
     """
 
+    frequencies: Tensor
+
     def __init__(self, r_max: float, n_radial: int, cutoff_p: int) -> None:
         super().__init__()
         self.r_max = r_max
@@ -56,8 +59,7 @@ class RadialNetwork(nn.Module):
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
         self.weights = nn.ParameterList(
-            nn.Parameter(torch.randn(fan_in, fan_out))
-            for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True)
+            nn.Parameter(torch.randn(fan_in, fan_out)) for fan_in, fan_out in itertools.pairwise(widths)
         )
 
     def forward(self, basis: Tensor) -> Tensor:

@@ -60,6 +60,8 @@ class PolarizabilityReadout(nn.Module):
     :math:`\alpha = a\,1/\sqrt 3 + \sum_m b_m M_m` with orthonormal matrices M.
     """
 
+    forms: Tensor
+
     def __init__(self, hidden: Irreps, n_layers: int) -> None:
         super().__init__()
         self.slices = hidden.slices()

@@ -56,7 +56,35 @@ class MultipoleReadout(nn.Module):
         return torch.stack(terms).sum(0).to(torch.float64)
 
 
-class NoSource(nn.Module):
+class SourceHead(nn.Module):
+    """A way from features to charges; ``mixer`` lets formal charges into the initial features."""
+
+    mixer: nn.Module
+
+    def forward(
+        self,
+        features: list[Tensor],
+        edges: Edges,
+        positions: Tensor,
+        formal_charges: Tensor,
+        batch: Tensor,
+        n_graphs: int,
+    ) -> Sources:
+        """Return the sources of a batch.
+
+        Parameters
+        ----------
+        features : per layer (n_atoms, n_components, n_channels)
+        edges : geometry, with vectors in Å
+        positions : (n_atoms, 3) Å, as given
+        formal_charges : (n_atoms,) e
+        batch : (n_atoms,) graph of each atom
+        n_graphs : number of graphs
+        """
+        raise NotImplementedError
+
+
+class NoSource(SourceHead):
     """No charges at all: the null object of the plain short-range model."""
 
     def __init__(self) -> None:
@@ -77,7 +105,7 @@ class NoSource(nn.Module):
         return Sources(density, torch.zeros((n_graphs, 3), dtype=torch.float64, device=positions.device))
 
 
-class FixedSource(nn.Module):
+class FixedSource(SourceHead):
     """Monopoles that are the formal charges; ``P = Σ q_i⁰ r_i``."""
 
     def __init__(self, max_l: int) -> None:
@@ -99,7 +127,7 @@ class FixedSource(nn.Module):
         return Sources(density, _polarization(formal_charges, positions, density, batch, n_graphs))
 
 
-class LocalSource(nn.Module):
+class LocalSource(SourceHead):
     """Multipoles read from the features; ``P = Σ q_i r_i + Σ p_i`` on the positions as given."""
 
     def __init__(self, hidden: Irreps, n_layers: int, max_l: int) -> None:
@@ -121,7 +149,7 @@ class LocalSource(nn.Module):
         return Sources(density, _polarization(density[:, 0], positions, density, batch, n_graphs))
 
 
-class SplitSource(nn.Module):
+class SplitSource(SourceHead):
     r"""Formal charges plus transfer along edges.
 
     .. math::
@@ -132,7 +160,9 @@ class SplitSource(nn.Module):
     moving an atom by a lattice vector a changes P by exactly q⁰ a.
     """
 
-    def __init__(self, mixer: nn.Module, transfers: nn.ModuleList, multipoles: MultipoleReadout | None) -> None:
+    def __init__(
+        self, mixer: nn.Module, transfers: nn.ModuleList, multipoles: MultipoleReadout | None
+    ) -> None:
         super().__init__()
         self.mixer = mixer
         self.transfers = transfers

@@ -120,5 +120,3 @@ def graph_of(atoms: Atoms, model: LocalSourceModel, settings: Electrostatics, ru
 def batch_of(structures, model: LocalSourceModel, settings: Electrostatics):
     """Return one batch of structures."""
     return collate([graph_of(atoms, model, settings) for atoms in structures])
-
-

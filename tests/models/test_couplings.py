@@ -42,9 +42,7 @@ def random_rotation(seed: int, improper: bool = False) -> torch.Tensor:
 def test_harmonics_equal_e3nn(max_degree):
     vectors = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     vectors = vectors / vectors.norm(dim=1, keepdim=True)
-    reference = o3.spherical_harmonics(
-        list(range(max_degree + 1)), vectors[:, [1, 2, 0]], False, "component"
-    )
+    reference = o3.spherical_harmonics(list(range(max_degree + 1)), vectors[:, [1, 2, 0]], False, "component")
     assert torch.allclose(spherical_harmonics(vectors, max_degree), reference, atol=1e-13)
 
 

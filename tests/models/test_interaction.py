@@ -52,9 +52,7 @@ def test_native_kernel_equals_e3nn_to_second_derivatives(irreps, max_ell):
         torch.manual_seed(2)
         features = torch.randn(9, inputs.dim, inputs.channels, dtype=torch.float64, requires_grad=True)
         edges = geometry(positions, edge_index, max_ell)
-        out = module(
-            features, edges.harmonics, edges.radial_basis, edge_index, neighbor_slots(edge_index, 9)
-        )
+        out = module(features, edges.harmonics, edges.radial_basis, edge_index, neighbor_slots(edge_index, 9))
         energy = (out**3).sum()
         first = torch.autograd.grad(energy, (positions, features), create_graph=True)
         loss = sum((gradient**2).sum() for gradient in first)
