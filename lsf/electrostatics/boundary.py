@@ -28,6 +28,8 @@ SLAB_GAP: Final = 10.0
 """Empty space along a slab's normal in units of the smearing width: images of Gaussians then overlap by
 erfc(5) = 2e-12."""
 
+SLAB_CORRECTIONS: Final = ("exact", "dipole")
+
 CUBE_TOLERANCE: Final = 0.01
 """Largest relative difference of edge lengths, and cosine of an angle, of a cell that counts as a cube."""
 
@@ -46,7 +48,9 @@ class CoulombPlan(NamedTuple):
 
     kind: Tensor  # (n_graphs,) int64, one of KIND_*
     slab_axis: Tensor  # (n_graphs,) int64, index of a slab's non-periodic lattice row; 2 elsewhere
-    slab_length: Tensor  # (n_graphs,) float64 [Å], internal cell length along a slab's normal; 0 elsewhere
+    slab_length: (
+        Tensor  # (n_graphs,) float64 [Å], internal cell length along a slab's normal; 0: cell as given
+    )
     k_triplets: Tensor  # (n_k, 3) int64, half space, k = 0 excluded, along the rows of the (internal) cell
     k_batch: Tensor  # (n_k,) int64, structure of each triplet
     layer_pairs: Tensor  # (n_layer, 2) int64, half plane, along rows slab_axis + 1 and slab_axis + 2 (mod 3)
@@ -139,6 +143,14 @@ def _degree(_instance: Any, attribute: attrs.Attribute[int], value: Any) -> None
         raise ValueError(f"{attribute.name} = {value!r} must be 0 (charges), 1 (dipoles) or 2 (quadrupoles)")
 
 
+def _known_correction(_instance: Any, attribute: attrs.Attribute[str], value: Any) -> None:
+    if value not in SLAB_CORRECTIONS:
+        raise ValueError(
+            f"{attribute.name} = {value!r} is no slab correction; "
+            f"{did_you_mean(str(value), SLAB_CORRECTIONS)}"
+        )
+
+
 def _flag(_instance: Any, attribute: attrs.Attribute[bool], value: Any) -> None:
     if not isinstance(value, bool):
         raise ValueError(f"{attribute.name} = {value!r} must be true or false")
@@ -179,6 +191,13 @@ class Electrostatics:
         default=True,
         validator=_flag,
     )
+    correction: str = option(
+        "How the images of a slab are removed: exact, or dipole, the older approximation. "
+        "dipole keeps the cell as given and adds the dipole term alone: its error depends on the vacuum, and "
+        "it is not meant for charged slabs.",
+        default="exact",
+        validator=_known_correction,
+    )
 
     @property
     def k_cutoff(self) -> float:
@@ -189,6 +208,16 @@ class Electrostatics:
 
 # ---------------------------------------------------------------------------------------------------
 # plans
+
+
+class Outline(NamedTuple):
+    """All that the lists of one structure depend on: while it stays equal, so do they."""
+
+    kind: int
+    slab_axis: int
+    slab_length: float  # [Å]
+    cell: tuple[float, ...]  # 9 numbers [Å], the internal cell; empty for open structures
+    n_open: int  # atoms of an open structure; 0 elsewhere
 
 
 def plan_structure(
@@ -208,31 +237,48 @@ def plan_structure(
     BoundaryError
         when the method cannot treat this periodicity or cell; the message says what is possible instead.
     """
+    return plan_outline(settings, outline_structure(settings, positions, cell, pbc))
+
+
+def outline_structure(
+    settings: Electrostatics, positions: FloatArray, cell: FloatArray, pbc: BoolArray
+) -> Outline:
+    """Check one structure and return what its lists depend on; arguments and errors of plan_structure."""
     pbc = np.asarray(pbc, dtype=bool).reshape(3)
     cell = np.asarray(cell, dtype=np.float64).reshape(3, 3)
     positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
     kind = METHODS[settings.boundary](pbc)
-    axis, length = 2, 0.0
-    triplets = np.zeros((0, 3), dtype=np.int64)
-    layers = np.zeros((0, 2), dtype=np.int64)
-    pairs = np.zeros((2, 0), dtype=np.int64)
     if kind == KIND_OPEN:
-        pairs = np.stack(np.triu_indices(len(positions), 1)).astype(np.int64)
-    elif kind == KIND_SLAB:
+        return Outline(kind, 2, 0.0, (), len(positions))
+    axis, length = 2, 0.0
+    if kind == KIND_SLAB:
         axis = int(np.flatnonzero(~pbc)[0])
         _check_plane(cell, axis)
-        extent, length, internal = lists.slab_cell(
-            positions, cell, axis, gap=SLAB_GAP * settings.smearing_width
-        )
-        triplets = lists.half_space(internal, settings.k_cutoff)
-        layers = lists.layer_half_plane(internal, axis, length - extent)
+        if settings.correction == "exact":
+            _, length, cell = lists.slab_cell(positions, cell, axis, gap=SLAB_GAP * settings.smearing_width)
+        else:
+            _check_vacuum(cell, axis, positions)
     else:
         (_check_cube if kind == KIND_BOX else _check_cell)(settings.boundary, cell, positions)
+    return Outline(kind, axis, length, tuple(cell.reshape(-1).tolist()), 0)
+
+
+def plan_outline(settings: Electrostatics, outline: Outline) -> CoulombPlan:
+    """Return the lists of a structure with this outline."""
+    triplets = np.zeros((0, 3), dtype=np.int64)
+    layers = np.zeros((0, 2), dtype=np.int64)
+    pairs = np.stack(np.triu_indices(outline.n_open, 1)).astype(np.int64)
+    if outline.kind != KIND_OPEN:
+        cell = np.array(outline.cell).reshape(3, 3)
         triplets = lists.half_space(cell, settings.k_cutoff)
+        if outline.slab_length > 0.0:
+            # the least gap, not the present one: the list must not follow every move of an atom
+            gap = SLAB_GAP * settings.smearing_width
+            layers = lists.layer_half_plane(cell, outline.slab_axis, gap)
     return CoulombPlan(
-        kind=torch.tensor([kind], dtype=torch.int64),
-        slab_axis=torch.tensor([axis], dtype=torch.int64),
-        slab_length=torch.tensor([length], dtype=torch.float64),
+        kind=torch.tensor([outline.kind], dtype=torch.int64),
+        slab_axis=torch.tensor([outline.slab_axis], dtype=torch.int64),
+        slab_length=torch.tensor([outline.slab_length], dtype=torch.float64),
         k_triplets=torch.from_numpy(triplets),
         k_batch=torch.zeros(len(triplets), dtype=torch.int64),
         layer_pairs=torch.from_numpy(layers),
@@ -276,6 +322,20 @@ def _check_plane(cell: FloatArray, axis: int) -> None:
         raise BoundaryError(
             "a slab needs two periodic lattice vectors that span an area; found "
             f"{first.tolist()} and {second.tolist()}: give both, or declare pbc = F F F and use auto"
+        )
+
+
+def _check_vacuum(cell: FloatArray, axis: int, positions: FloatArray) -> None:
+    """Check the cell of a slab that is summed in the cell as given."""
+    normal = np.cross(cell[(axis + 1) % 3], cell[(axis + 2) % 3])
+    normal = normal / np.linalg.norm(normal)
+    height = abs(float(cell[axis] @ normal))
+    extent = float(np.ptp(positions @ normal)) if len(positions) else 0.0
+    if not height > extent:
+        raise BoundaryError(
+            f"correction 'dipole' sums a slab in its cell with vacuum; found a slab {extent:.4g} Å thick in "
+            f"a cell of height {height:.4g} Å: enlarge the cell, unwrap the atoms along the normal, or use "
+            "correction 'exact', which ignores the third vector"
         )
 
 

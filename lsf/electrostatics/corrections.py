@@ -43,7 +43,8 @@ def slab_energy(
     z counts along the normal, as given (unwrapped); L = ``slab_length`` (n_graphs,), V = A L. The dipole term
     is I.-C. Yeh, M. L. Berkowitz, J. Chem. Phys. 111, 3155 (1999), doi:10.1063/1.479595; the charge terms
     are V. Ballenegger, A. Arnold, J. J. Cerdà, J. Chem. Phys. 131, 094107 (2009), doi:10.1063/1.3216473, with
-    the Gaussians' own second moment.
+    the Gaussians' own second moment. A slab of length 0 is summed in its cell as given and gets the dipole
+    term alone, the older approximation.
     """
     n_graphs = len(slab_length)
     normal = lattice.normal[batch]
@@ -55,7 +56,8 @@ def slab_energy(
     first = _sum(charges * height + along, batch, n_graphs)
     second = _sum(charges * height**2 + 2.0 * along * height + 2.0 * tensor, batch, n_graphs)
     second = second + smearing_width**2 * charge
-    bracket = first**2 - charge * second - charge**2 * slab_length**2 / 12.0
+    charged = charge * second + charge**2 * slab_length**2 / 12.0
+    bracket = first**2 - torch.where(slab_length > 0.0, charged, torch.zeros_like(charged))
     return 2.0 * math.pi * COULOMB_CONSTANT * bracket / lattice.volume
 
 

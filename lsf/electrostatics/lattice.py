@@ -14,7 +14,8 @@ class Lattice(NamedTuple):
     """What Coulomb sums use of the cells; of slabs the internal cell, of open structures a unit cell.
 
     A slab's internal cell keeps its two periodic rows; the third row is their unit normal times the plan's
-    length, a constant: nothing depends on the third vector of the cell a user gives.
+    length, a constant: nothing depends on the third vector of the cell a user gives. With length 0 (the older
+    dipole correction) the cell is taken as given.
     """
 
     inverse: Tensor  # (n_graphs, 3, 3) 1/Å, fractional coordinates are positions @ inverse
@@ -42,7 +43,8 @@ def build_lattice(cell: Tensor, plan: CoulombPlan) -> Lattice:
     area = torch.linalg.vector_norm(oriented_area, dim=-1)
     normal = oriented_area / area[:, None]
     rows = torch.arange(3, device=cell.device)
-    is_open_row = (plan.kind == KIND_SLAB)[:, None] & (rows == plan.slab_axis[:, None])
+    replaced = (plan.kind == KIND_SLAB) & (plan.slab_length > 0.0)
+    is_open_row = replaced[:, None] & (rows == plan.slab_axis[:, None])
     open_row = normal * plan.slab_length.to(cell.dtype)[:, None]
     internal = torch.where(is_open_row[:, :, None], open_row[:, None, :], cell)
     inverse, determinant = invert(internal)
