@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import attrs
 import torch
@@ -15,6 +15,9 @@ from lsf.train.ema import weights_in_place
 from lsf.train.labels import PREDICTED_BY, atoms_per_graph, compare, derived_outputs, labelled
 from lsf.train.losses import StageLoss
 from lsf.train.metrics import QUANTITIES, ErrorSums, SplitMetrics, entries_of
+
+if TYPE_CHECKING:
+    from lsf.models.local_source import LocalSourceModel
 
 
 class Evaluate(Protocol):
@@ -32,7 +35,7 @@ def model_evaluate(
     """Call :func:`lsf.models.derivatives.evaluate`."""
     from lsf.models.derivatives import evaluate
 
-    return evaluate(model, batch, compute, create_graph)
+    return evaluate(cast("LocalSourceModel", model), batch, compute, create_graph)
 
 
 class TypedBatch(NamedTuple):

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -33,6 +33,9 @@ LINE_INTERVAL: Final = 5.0
 """Seconds between two epoch lines at level INFO; those in between are of level DEBUG."""
 
 Record = dict[str, Any]
+
+Observer = Callable[[Record], None]
+"""Is told every line of ``metrics.jsonl`` as it is written: trackers, logs in another format."""
 
 
 class MetricsFile:

@@ -28,7 +28,7 @@ from lsf.train.checkpoint import (
 from lsf.train.ema import build_average, weights_in_place
 from lsf.train.evaluation import Evaluate, EvaluationSet, device_of
 from lsf.train.loop import Learner, steps_per_epoch
-from lsf.train.progress import MetricsFile
+from lsf.train.progress import MetricsFile, Observer, Record
 
 
 class Splits(Protocol):
@@ -84,6 +84,7 @@ class Session:
     log: logging.Logger
     save_model: Save
     fingerprint: str
+    observers: Sequence[Observer] = ()
     position: Position = attrs.field(factory=Position)
     clock: SaveClock = attrs.field(factory=SaveClock)
     best_written: int = 0
@@ -99,13 +100,14 @@ class Session:
         save: Save,
         resolved_recipe: str,
         evaluate: Evaluate,
+        observers: Sequence[Observer] = (),
     ) -> Session:
         """Return a session that has done nothing yet."""
         learner = build_learner(recipe, model, evaluate)
         fingerprint = fingerprint_of(resolved_recipe, splits.train, splits.valid)
         valid = build_valid(recipe, splits, learner)
         frames = FrameStore(splits.train, learner.device)
-        return cls(recipe, splits, learner, frames, valid, folder, log, save, fingerprint)
+        return cls(recipe, splits, learner, frames, valid, folder, log, save, fingerprint, observers)
 
     @property
     def stage(self) -> Stage:
@@ -137,6 +139,13 @@ class Session:
     def metrics_file(self) -> MetricsFile:
         """The JSON lines of the run."""
         return MetricsFile(self.folder / "metrics.jsonl")
+
+    def record(self, *records: Record) -> None:
+        """Write lines of the run's metrics and tell the observers."""
+        self.position.metrics_bytes = self.metrics_file.append(*records)
+        for observer in self.observers:
+            for record in records:
+                observer(record)
 
     def where(self) -> str:
         """Return how far the run is, for messages."""

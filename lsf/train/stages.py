@@ -38,7 +38,7 @@ from lsf.train.loop import (
 from lsf.train.losses import StageLoss, build_stage_loss
 from lsf.train.metrics import SplitMetrics
 from lsf.train.optimizer import set_learning_rate
-from lsf.train.progress import Record, Reporter, error_text, history_of
+from lsf.train.progress import Observer, Record, Reporter, error_text, history_of
 from lsf.train.session import Save, Session, Splits
 from lsf.train.tables import build_error_table
 
@@ -77,6 +77,7 @@ def train(
     console: Console | None = None,
     resume: bool = True,
     evaluate: Evaluate = model_evaluate,
+    observers: Sequence[Observer] = (),
 ) -> TrainResult:
     """Train a model as the recipe says, leaving everything in ``folder``.
 
@@ -92,6 +93,7 @@ def train(
     console : shows a progress bar where it is a terminal
     resume : go on from ``folder/checkpoints/last.pt`` where there is one; else start anew
     evaluate : computes a model's outputs
+    observers : are told every line of ``metrics.jsonl``
 
     Returns
     -------
@@ -110,7 +112,7 @@ def train(
     """
     losses = [build_stage_loss(stage.loss) for stage in recipe.stages]
     _check_labels(recipe, losses, splits.train)
-    session = Session.begin(recipe, model, splits, folder, log, save, resolved_recipe, evaluate)
+    session = Session.begin(recipe, model, splits, folder, log, save, resolved_recipe, evaluate, observers)
     if session.valid is None:
         log.warning("no validation frames: the best weights are chosen by the training loss")
     session.start(resume)
@@ -225,7 +227,7 @@ class _StageRun:
             self.keep_if_best(score)
             place = f"Epoch {session.epoch}/{session.total_epochs} {stage.name}"
             self.reporter.line(f"{place}: loss={score:.4g}{errors}", always=last)
-        position.metrics_bytes = session.metrics_file.append(*records)
+        session.record(*records)
 
     def validate(self) -> SplitMetrics | None:
         """Return errors and loss of the averaged weights on the validation frames, if there are any."""
@@ -261,7 +263,7 @@ def _finish(session: Session) -> TrainResult:
     metrics = evaluate_splits(model, splits, batch_size, session.learner.evaluate)
     common = {"epoch": best.epoch, "stage": recipe.stages[best.stage].name, "lr": None}
     records = [_eval_record("final", name, split, common, None) for name, split in metrics.items()]
-    session.metrics_file.append(*records)
+    session.record(*records)
     return TrainResult(
         model=model,
         history=history_of(session.metrics_file.read()),
