@@ -30,6 +30,7 @@ from lsf.report.html import write_report
 from lsf.report.tables import rich_table
 from lsf.resolve import pick_device, resolve
 from lsf.train.evaluation import labelled_pairs
+from lsf.train.progress import Observer, Record
 from lsf.train.stages import TrainResult, train
 
 if TYPE_CHECKING:
@@ -77,19 +78,29 @@ def check_recipe(path: str | Path, overrides: Sequence[str], console: Console) -
 
 
 def run_recipe(
-    path: str | Path, overrides: Sequence[str], out: str | Path | None, fresh: bool, console: Console
+    path: str | Path,
+    overrides: Sequence[str],
+    out: str | Path | None,
+    fresh: bool,
+    console: Console,
+    observers: Sequence[Observer] = (),
+    handlers: Sequence[logging.Handler] | None = None,
 ) -> RunResult:
     """Train a model as a recipe says and return what was left in the run folder.
 
-    A run folder with checkpoints of the same recipe is taken up where it stopped. Raises
-    :class:`lsf.errors.LsfError` on bad input, and when the folder holds a run of another recipe.
+    A run folder with checkpoints of the same recipe is taken up where it stopped. ``observers`` are told
+    how much data there is (kind "data"), then every line of ``metrics.jsonl``; ``handlers`` take the log's
+    messages in place of the console. Raises :class:`lsf.errors.LsfError` on bad input, and when the folder
+    holds a run of another recipe.
     """
     recipe = resolve(path, overrides)
     folder = Path(out) if out is not None else RUNS / recipe.name
     text = resolved_toml(recipe)
     _claim(folder, text, fresh)
-    with _logging(console) as log:
+    with _logging(console, handlers) as log:
         splits = load_data(recipe, log)
+        for observer in observers:
+            observer(_data_record(splits))
         model = _prepare(recipe, splits, log)
         _print_plan(recipe, splits, model, console)
         with replacing(folder / RESOLVED) as temporary:
@@ -110,11 +121,20 @@ def run_recipe(
             resolved_recipe=text,
             console=console,
             resume=not fresh,
+            observers=observers,
         )
         report = _report(recipe, splits, folder, result, text)
     console.print(rich_table(result.table))
     _print_files(result, report, console)
     return RunResult(folder, result.model_file, report, result)
+
+
+def _data_record(splits: DataSplits) -> Record:
+    counts = {
+        count.split: {"frames": count.frames, "atoms": count.atoms, "labels": count.labels}
+        for count in splits.counts
+    }
+    return {"kind": "data", "splits": counts}
 
 
 def _claim(folder: Path, text: str, fresh: bool) -> None:
@@ -188,10 +208,14 @@ class _ConsoleHandler(logging.Handler):
 
 
 @contextmanager
-def _logging(console: Console) -> Iterator[logging.Logger]:
-    """Yield a logger of this run: on the console now, in a file once :func:`_log_to` names one."""
+def _logging(console: Console, handlers: Sequence[logging.Handler] | None = None) -> Iterator[logging.Logger]:
+    """Yield a logger of this run: on the console now, in a file once :func:`_log_to` names one.
+
+    ``handlers`` replace the console; all handlers are closed in the end.
+    """
     log = logging.Logger("lsf.run", logging.DEBUG)
-    log.addHandler(_ConsoleHandler(console))
+    for handler in (_ConsoleHandler(console),) if handlers is None else handlers:
+        log.addHandler(handler)
     log.addHandler(logging.handlers.MemoryHandler(LOG_LINES, flushLevel=logging.CRITICAL + 1))
     try:
         yield log
