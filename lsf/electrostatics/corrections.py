@@ -44,11 +44,13 @@ def slab_energy(
     is I.-C. Yeh, M. L. Berkowitz, J. Chem. Phys. 111, 3155 (1999), doi:10.1063/1.479595; the charge terms
     are V. Ballenegger, A. Arnold, J. J. Cerdà, J. Chem. Phys. 131, 094107 (2009), doi:10.1063/1.3216473, with
     the Gaussians' own second moment. A slab of length 0 is summed in its cell as given and gets the dipole
-    term alone, the older approximation.
+    term alone, the older approximation: charged, it depends on where z = 0 is, as that always did.
     """
     n_graphs = len(slab_length)
     normal = lattice.normal[batch]
-    height = (_centred(positions, batch, n_graphs) * normal).sum(-1)
+    exact = slab_length > 0.0
+    located = torch.where(exact[batch, None], _centred(positions, batch, n_graphs), positions)
+    height = (located * normal).sum(-1)
     charges = coefficients[:, 0]
     along = (dipoles(coefficients) * normal).sum(-1)
     tensor = torch.einsum("na,nab,nb->n", normal, quadrupoles(coefficients), normal)
@@ -57,7 +59,7 @@ def slab_energy(
     second = _sum(charges * height**2 + 2.0 * along * height + 2.0 * tensor, batch, n_graphs)
     second = second + smearing_width**2 * charge
     charged = charge * second + charge**2 * slab_length**2 / 12.0
-    bracket = first**2 - torch.where(slab_length > 0.0, charged, torch.zeros_like(charged))
+    bracket = first**2 - torch.where(exact, charged, torch.zeros_like(charged))
     return 2.0 * math.pi * COULOMB_CONSTANT * bracket / lattice.volume
 
 
