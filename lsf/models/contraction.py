@@ -122,24 +122,30 @@ class SymmetricContraction(nn.Module):
 
         ``grouped`` is ``(n_present, n_slots, (max_ell + 1)², n_channels)``, atoms grouped by species.
         """
-        basis = grouped.permute(0, 3, 1, 2).contiguous()  # [species, channel, atom, component]
-        basis = torch.cat([basis, torch.ones_like(basis[..., :1])], dim=3)
-        lower = basis.index_select(3, self.lower_0)
+        n_present, n_slots, _, n_channels = grouped.shape
+        # Component first: picking components then copies whole rows, and atoms stay innermost.
+        basis = grouped.permute(2, 0, 3, 1).reshape(grouped.shape[2], n_present * n_channels, n_slots)
+        basis = torch.cat([basis, torch.ones_like(basis[:1])])
+        lower = basis.index_select(0, self.lower_0)
         for position in range(1, self.depth):
-            lower = lower * basis.index_select(3, getattr(self, f"lower_{position}"))
+            lower = lower * basis.index_select(0, getattr(self, f"lower_{position}"))
         coefficients = []
         for index, degree in enumerate(self.degrees):
             weight = self.weights[index].index_select(0, present_species)
-            table = getattr(self, f"table_{degree}").to(weight.dtype)
-            table = torch.matmul(table, weight).permute(0, 2, 1)  # [species, channel, lower·factor·m]
-            coefficients.append(table.reshape(*table.shape[:2], self.n_lower, -1))
-        product = torch.matmul(lower, torch.cat(coefficients, dim=3))
+            table = torch.matmul(getattr(self, f"table_{degree}").to(weight.dtype), weight)
+            coefficients.append(table.reshape(n_present, self.n_lower, -1, n_channels))
+        matrix = (
+            torch.cat(coefficients, dim=2)
+            .permute(0, 3, 2, 1)
+            .reshape(n_present * n_channels, -1, self.n_lower)
+        )
+        product = torch.bmm(matrix, lower.transpose(0, 1))  # [species·channel, factor·m, atom]
         outputs, start = [], 0
         for index, degree in enumerate(self.degrees):
             n_factors, size = self.sizes[index]
-            block = product[..., start : start + n_factors * size]
+            block = product[:, start : start + n_factors * size].reshape(-1, n_factors, size, n_slots)
             start += n_factors * size
-            factors = basis.index_select(3, getattr(self, f"factors_{degree}"))
-            block = block.reshape(*block.shape[:3], n_factors, size)
-            outputs.append((block * factors.unsqueeze(-1)).sum(3))
-        return torch.cat(outputs, dim=3).permute(0, 2, 3, 1)
+            factors = basis.index_select(0, getattr(self, f"factors_{degree}")).transpose(0, 1)
+            outputs.append((block * factors.unsqueeze(2)).sum(1))
+        result = torch.cat(outputs, dim=1).reshape(n_present, n_channels, -1, n_slots)
+        return result.permute(0, 3, 2, 1)
