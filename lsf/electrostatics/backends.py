@@ -20,7 +20,7 @@ name            shape                meaning
 ==============  ===================  =================================================================
 fractional      (n_atoms, 3)         fractional coordinates, any period
 batch           (n_atoms,) int64     structure of each atom, ascending
-k_triplets      (n_k, 3) int64       half space, k = 0 excluded, structures concatenated
+k_triplets      (n_k, 3) int64       half space: the first non-zero integer is positive; no zeros, no pairs ±n
 k_batch         (n_k,) int64         structure of each triplet, ascending
 moments         (n_atoms, n_c)       fractional moments, columns of ``multipoles.monomials(degree)``
 amplitudes      (n_k, 2)             real and imaginary part

@@ -15,7 +15,7 @@ from torch import Tensor
 from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN, KIND_SLAB, CoulombPlan, Electrostatics
 from lsf.electrostatics.corrections import box_energy, slab_energy
 from lsf.electrostatics.fourier import fourier_sum
-from lsf.electrostatics.fourier_blocks import fourier_grid
+from lsf.electrostatics.fourier_blocks import arrange
 from lsf.electrostatics.lattice import Lattice, build_lattice
 from lsf.electrostatics.layer import layer_energy
 from lsf.electrostatics.multipoles import fractional_moments, max_degree, self_energies
@@ -100,8 +100,8 @@ def _reciprocal_energy(
     fractional = torch.einsum("na,nab->nb", positions, inverse)
     moments = fractional_moments(coefficients, inverse)
     n_graphs = len(plan.kind)
-    grid = fourier_grid(fractional, batch, plan.k_triplets, plan.k_batch, n_graphs)
-    structure_factor = fourier_sum(fractional, moments, grid, max_degree(coefficients))
+    pair = arrange(fractional, batch, plan.k_triplets, plan.k_batch, n_graphs)
+    structure_factor = fourier_sum(fractional, moments, pair, max_degree(coefficients))
 
     triplets = plan.k_triplets.to(positions.dtype)
     wave_vectors = 2.0 * math.pi * torch.einsum("ka,kxa->kx", triplets, lattice.inverse[plan.k_batch])

@@ -21,72 +21,65 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.fourier_blocks import FourierGrid, gather_block, sum_block
+from lsf.electrostatics.backends import AdjointPair
 from lsf.electrostatics.multipoles import monomials
 
 
-def fourier_sum(fractional: Tensor, moments: Tensor, grid: FourierGrid, degree: int) -> Tensor:
+def fourier_sum(fractional: Tensor, moments: Tensor, pair: AdjointPair, degree: int) -> Tensor:
     """Return the type 1 sum, differentiable to any order.
 
     Parameters
     ----------
-    fractional : (n_atoms, 3), need not be wrapped; the values the grid was made from
+    fractional : (n_atoms, 3), need not be wrapped; the values the pair was made from
     moments : (n_atoms, n_monomials(degree)) [e]
-    grid : index lists and phase tables of :func:`lsf.electrostatics.fourier_blocks.fourier_grid`
+    pair : atoms and wave vectors as a backend arranged them
     degree : L, highest total exponent
 
     Returns
     -------
     (n_k, 2) [e], real and imaginary part
     """
-    return _FourierSum.apply(fractional, moments, grid, degree)  # type: ignore[no-any-return, no-untyped-call]
+    return _FourierSum.apply(fractional, moments, pair, degree)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def fourier_gather(fractional: Tensor, amplitudes: Tensor, grid: FourierGrid, degree: int) -> Tensor:
+def fourier_gather(fractional: Tensor, amplitudes: Tensor, pair: AdjointPair, degree: int) -> Tensor:
     """Return the type 2 sum of ``amplitudes`` (n_k, 2), shape (n_atoms, n_monomials(degree))."""
-    return _FourierGather.apply(fractional, amplitudes, grid, degree)  # type: ignore[no-any-return, no-untyped-call]
+    return _FourierGather.apply(fractional, amplitudes, pair, degree)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _FourierSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, fractional: Tensor, moments: Tensor, grid: FourierGrid, degree: int) -> Tensor:
+    def forward(ctx: Any, fractional: Tensor, moments: Tensor, pair: AdjointPair, degree: int) -> Tensor:
         ctx.save_for_backward(fractional, moments)
-        ctx.grid, ctx.degree = grid, degree
-        result = moments.new_zeros(grid.n_k, 2)
-        for block in grid.blocks:
-            result[block.k_rows] = sum_block(moments, block, degree)
-        return result
+        ctx.pair, ctx.degree = pair, degree
+        return pair.sum(moments, degree)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         fractional, moments = ctx.saved_tensors
         if not ctx.needs_input_grad[0]:
-            return None, fourier_gather(fractional, gradient, ctx.grid, ctx.degree), None, None
-        gathered = fourier_gather(fractional, gradient, ctx.grid, ctx.degree + 1)
+            return None, fourier_gather(fractional, gradient, ctx.pair, ctx.degree), None, None
+        gathered = fourier_gather(fractional, gradient, ctx.pair, ctx.degree + 1)
         by_position = _raise_and_contract(moments, gathered, ctx.degree)
         return by_position, gathered[:, _kept(ctx.degree)], None, None
 
 
 class _FourierGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, fractional: Tensor, amplitudes: Tensor, grid: FourierGrid, degree: int) -> Tensor:
+    def forward(ctx: Any, fractional: Tensor, amplitudes: Tensor, pair: AdjointPair, degree: int) -> Tensor:
         ctx.save_for_backward(fractional, amplitudes)
-        ctx.grid, ctx.degree = grid, degree
-        # one row more than atoms: padded slots of the blocks write there
-        result = amplitudes.new_zeros(grid.n_atoms + 1, len(monomials(degree)))
-        for block in grid.blocks:
-            result[block.atoms.reshape(-1)] = gather_block(amplitudes[block.k_rows], block, degree)
-        return result[:-1]
+        ctx.pair, ctx.degree = pair, degree
+        return pair.gather(amplitudes, degree)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         fractional, amplitudes = ctx.saved_tensors
         by_position = by_amplitude = None
         if ctx.needs_input_grad[0]:
-            gathered = fourier_gather(fractional, amplitudes, ctx.grid, ctx.degree + 1)
+            gathered = fourier_gather(fractional, amplitudes, ctx.pair, ctx.degree + 1)
             by_position = _raise_and_contract(gradient, gathered, ctx.degree)
         if ctx.needs_input_grad[1]:
-            by_amplitude = fourier_sum(fractional, gradient, ctx.grid, ctx.degree)
+            by_amplitude = fourier_sum(fractional, gradient, ctx.pair, ctx.degree)
         return by_position, by_amplitude, None, None
 
 

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from lsf.electrostatics import fourier_blocks
+from lsf.electrostatics import fourier_blocks, fourier_layout
 from lsf.electrostatics.boundary import CoulombPlan
 from lsf.electrostatics.fourier import fourier_gather, fourier_sum
-from lsf.electrostatics.fourier_blocks import fourier_grid
+from lsf.electrostatics.fourier_blocks import arrange
 from lsf.electrostatics.lattice import invert
 from lsf.electrostatics.layer import LayerGrid, layer_gather, layer_grid, layer_sum
 from lsf.electrostatics.multipoles import monomials
 from lsf.electrostatics.realspace import boys, kernels
 
-TRIPLETS = torch.tensor([[0, 0, 1], [0, 0, 2], [1, -2, 0], [2, 1, -3], [-1, 0, 1], [0, 1, 0], [3, 0, 2]])
+TRIPLETS = torch.tensor([[0, 0, 1], [0, 0, 2], [1, -2, 0], [2, 1, -3], [1, 0, -1], [0, 1, 0], [3, 0, 2]])
 K_BATCH = torch.tensor([0, 0, 0, 0, 2, 2, 2])
 BATCH = torch.tensor([0, 0, 0, 1, 2, 2])
 
@@ -48,7 +48,7 @@ def direct_sum(fractional: Tensor, moments: Tensor, degree: int) -> Tensor:
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_fourier_sum_is_its_definition(degree: int) -> None:
     fractional, moments = 3.0 * random(0, 6, 3), random(1, 6, len(monomials(degree)))
-    grid = fourier_grid(fractional, BATCH, TRIPLETS, K_BATCH, 3)
+    grid = arrange(fractional, BATCH, TRIPLETS, K_BATCH, 3)
     found = fourier_sum(fractional, moments, grid, degree)
     torch.testing.assert_close(found, direct_sum(fractional, moments, degree), rtol=1e-12, atol=1e-10)
 
@@ -57,7 +57,7 @@ def test_fourier_sum_is_its_definition(degree: int) -> None:
 def test_fourier_pair_is_adjoint(degree: int) -> None:
     fractional, moments = 3.0 * random(0, 6, 3), random(1, 6, len(monomials(degree)))
     amplitudes = random(2, len(TRIPLETS), 2)
-    grid = fourier_grid(fractional, BATCH, TRIPLETS, K_BATCH, 3)
+    grid = arrange(fractional, BATCH, TRIPLETS, K_BATCH, 3)
     forward = (amplitudes * fourier_sum(fractional, moments, grid, degree)).sum()
     backward = (moments * fourier_gather(fractional, amplitudes, grid, degree)).sum()
     torch.testing.assert_close(forward, backward, rtol=1e-12, atol=1e-12)
@@ -66,11 +66,11 @@ def test_fourier_pair_is_adjoint(degree: int) -> None:
 @pytest.mark.parametrize("degree", [0, 1])
 def test_fourier_pair_differentiates_twice(degree: int) -> None:
     def total(fractional: Tensor, moments: Tensor) -> Tensor:
-        grid = fourier_grid(fractional, BATCH, TRIPLETS, K_BATCH, 3)
+        grid = arrange(fractional, BATCH, TRIPLETS, K_BATCH, 3)
         return fourier_sum(fractional, moments, grid, degree)
 
     def gathered(fractional: Tensor, amplitudes: Tensor) -> Tensor:
-        grid = fourier_grid(fractional, BATCH, TRIPLETS, K_BATCH, 3)
+        grid = arrange(fractional, BATCH, TRIPLETS, K_BATCH, 3)
         return fourier_gather(fractional, amplitudes, grid, degree)
 
     fractional = random(0, 6, 3).requires_grad_()
@@ -88,24 +88,26 @@ def test_size_classes_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch)
     counts, bounds = [2, 40, 3, 170], [9, 1, 8, 2]
     batch = torch.repeat_interleave(torch.arange(4), torch.tensor(counts))
     lists = [torch.cartesian_prod(*[torch.arange(-n, n + 1)] * 3) for n in bounds]
+    lists = [part[len(part) // 2 + 1 :] for part in lists]  # half spaces, zero left out
     triplets = torch.cat(lists)
     k_batch = torch.repeat_interleave(torch.arange(4), torch.tensor([len(part) for part in lists]))
     fractional = torch.from_numpy(rng.uniform(size=(len(batch), 3)))
     moments, amplitudes = random(1, len(batch), 4), random(2, len(k_batch), 2)
 
-    def both() -> tuple[int, Tensor, Tensor]:
-        grid = fourier_grid(fractional, batch, triplets, k_batch, 4)
+    def both(triplets: Tensor) -> tuple[int, Tensor, Tensor]:
+        grid = arrange(fractional, batch, triplets, k_batch, 4)
         return (
             len(grid.blocks),
             fourier_sum(fractional, moments, grid, 1),
             fourier_gather(fractional, amplitudes, grid, 1),
         )
 
-    monkeypatch.setattr(fourier_blocks, "SMALL_BATCH", 2**40)
-    n_blocks, *whole = both()
-    monkeypatch.setattr(fourier_blocks, "SMALL_BATCH", 0)
+    monkeypatch.setattr(fourier_layout, "SMALL_BATCH", 2**40)
+    n_blocks, *whole = both(triplets)
+    monkeypatch.setattr(fourier_layout, "SMALL_BATCH", 0)
+    monkeypatch.setattr(fourier_layout, "GROUP_COST", 1)
     monkeypatch.setattr(fourier_blocks, "CHUNK_ELEMENTS", 1)
-    n_classes, *split = both()
+    n_classes, *split = both(triplets.clone())
     assert n_blocks == 1
     assert n_classes > 1
     # sums of 1e4 terms up to 1e2 in another order
