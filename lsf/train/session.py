@@ -50,7 +50,7 @@ class Splits(Protocol):
 class Save(Protocol):
     """Writes the model, as it stands, with a few more strings beside what every model file says."""
 
-    def __call__(self, model: nn.Module, path: Path, extra_metadata: Mapping[str, str]) -> object:
+    def __call__(self, model: nn.Module, path: Path, extra_metadata: Mapping[str, str], /) -> object:
         """Write the file whole or not at all."""
 
 

@@ -1,0 +1,234 @@
+"""Pictures of a run: loss curves and parity plots, drawn from plain arrays into PNG files.
+
+Figures are made without pyplot, so nothing global is touched and no display is needed. Colours are
+those of Okabe and Ito, which colour-blind readers can tell apart (doi:10.1038/nmeth.1618).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from lsf.files import replacing
+
+Array = NDArray[np.float64]
+Pair = tuple[Array, Array]
+"""Reference and prediction, of one shape; an entry that is NaN in the reference is not labelled."""
+
+BLUE: Final = "#0072B2"
+ORANGE: Final = "#D55E00"
+GREEN: Final = "#009E73"
+GREY: Final = "#6B6B6B"
+RESOLUTION: Final = 130
+"""Dots per inch of the PNG files."""
+
+
+@attrs.frozen
+class Quantity:
+    """How a compared property is shown: its axis unit, and the finer unit its RMSE is given in."""
+
+    title: str
+    unit: str
+    fine_unit: str
+    factor: float
+
+
+QUANTITIES: Final[dict[str, Quantity]] = {
+    "energy_per_atom": Quantity("Energy per atom", "eV/atom", "meV/atom", 1e3),
+    "forces": Quantity("Forces", "eV/Å", "meV/Å", 1e3),
+    "stress": Quantity("Stress", "eV/Å³", "meV/Å³", 1e3),
+    "virials_per_atom": Quantity("Virials per atom", "eV/atom", "meV/atom", 1e3),
+    "dipole": Quantity("Dipole", "e·Å", "me·Å", 1e3),
+    "polarizability": Quantity("Polarizability", "e·Å²/V", "me·Å²/V", 1e3),
+    "total_charge": Quantity("Total charge", "e", "me", 1e3),
+    "atomic_charges": Quantity("Atomic charges", "e", "me", 1e3),
+    "atomic_dipoles": Quantity("Atomic dipoles", "e·Å", "me·Å", 1e3),
+}
+"""Known properties in the order of their panels; others are shown after them without a unit.
+
+The names are those of ``lsf.train.metrics.QUANTITIES``.
+"""
+
+HISTORY_ERRORS: Final[dict[str, tuple[str, str]]] = {
+    "rmse_energy_per_atom": ("energy [meV/atom]", BLUE),
+    "rmse_forces": ("forces [meV/Å]", ORANGE),
+}
+"""Errors of an epoch record (in eV and Å) that are drawn, with their label and colour."""
+
+
+def in_order(parity: Mapping[str, Pair]) -> dict[str, Pair]:
+    """Return the labelled entries of every property that has any, known properties first."""
+    names = [name for name in QUANTITIES if name in parity]
+    names += [name for name in parity if name not in QUANTITIES]
+    pairs = {name: labelled_entries(parity[name]) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0].size}
+
+
+def labelled_entries(pair: Pair) -> Pair:
+    """Return the two arrays flattened, without the entries whose reference or prediction is not finite."""
+    reference, predicted = (np.asarray(values, dtype=np.float64).ravel() for values in pair)
+    if reference.shape != predicted.shape:
+        raise ValueError(f"reference has {reference.size} entries, prediction {predicted.size}")
+    kept = np.isfinite(reference) & np.isfinite(predicted)
+    return reference[kept], predicted[kept]
+
+
+def parity_figure(parity: Mapping[str, Pair], title: str) -> Figure | None:
+    """Return one panel per property: prediction against reference, and below it the error.
+
+    The strip with the errors shows what the diagonal hides when a property spans a wide range. None
+    when no property has a labelled entry.
+    """
+    pairs = in_order(parity)
+    if not pairs:
+        return None
+    n_columns = min(3, len(pairs))
+    n_rows = math.ceil(len(pairs) / n_columns)
+    figure = Figure(figsize=(3.7 * n_columns, 4.4 * n_rows + 0.3), layout="constrained")
+    grid = figure.add_gridspec(n_rows, n_columns)
+    for place, (name, pair) in enumerate(pairs.items()):
+        _parity_panel(figure, grid[divmod(place, n_columns)], name, pair)
+    figure.suptitle(title, fontsize=12, fontweight="bold", parse_math=False)
+    return figure
+
+
+def _parity_panel(figure: Figure, place: SubplotSpec, name: str, pair: Pair) -> None:
+    quantity = QUANTITIES.get(name, Quantity(name, "", "", 1.0))
+    reference, predicted = pair
+    error = quantity.factor * (predicted - reference)
+    rmse = float(np.sqrt(np.mean(error**2)))
+    inner = place.subgridspec(2, 1, height_ratios=(3.2, 1.0), hspace=0.04)
+    upper = figure.add_subplot(inner[0])
+    lower = figure.add_subplot(inner[1], sharex=upper)
+
+    low, high = float(min(reference.min(), predicted.min())), float(max(reference.max(), predicted.max()))
+    margin = 0.05 * (high - low) or 0.05 * max(abs(high), 1e-3)
+    limits = (low - margin, high + margin)
+    size, opacity = _marker(reference.size)
+    upper.plot(limits, limits, color=GREY, linewidth=0.8, zorder=1)
+    upper.scatter(reference, predicted, s=size, color=BLUE, alpha=opacity, linewidths=0, zorder=2)
+    upper.set(xlim=limits, ylim=limits, ylabel=_with_unit("model", quantity.unit))
+    upper.tick_params(labelbottom=False)
+    counted = f"{reference.size} value" + ("s" if reference.size != 1 else "")
+    upper.set_title(f"{quantity.title}\nRMSE {rmse:.3g} {quantity.fine_unit}  ({counted})", fontsize=9)
+
+    widest = float(np.abs(error).max()) * 1.1 or 1.0
+    lower.axhline(0.0, color=GREY, linewidth=0.8, zorder=1)
+    lower.scatter(reference, error, s=size, color=ORANGE, alpha=opacity, linewidths=0, zorder=2)
+    lower.set(ylim=(-widest, widest), xlabel=_with_unit("reference", quantity.unit))
+    lower.set_ylabel(_with_unit("error", quantity.fine_unit))
+    for axes in (upper, lower):
+        _plain(axes)
+    upper.xaxis.set_major_locator(MaxNLocator(5))
+    upper.yaxis.set_major_locator(MaxNLocator(5))
+    lower.yaxis.set_major_locator(MaxNLocator(3, symmetric=True))
+
+
+def loss_figure(history: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
+    """Return the losses and, below them, the validation errors of every epoch on logarithmic axes.
+
+    ``history`` holds one record per evaluated epoch: ``epoch`` (counted over all stages), ``stage``,
+    ``train_loss``, ``valid_loss`` and the entries of :data:`HISTORY_ERRORS`; missing ones are left out.
+    None when there is nothing to draw.
+    """
+    losses = {
+        "training": (_series(history, "train_loss"), BLUE),
+        "validation": (_series(history, "valid_loss"), ORANGE),
+    }
+    errors = {label: (_series(history, key, 1e3), color) for key, (label, color) in HISTORY_ERRORS.items()}
+    panels = [
+        (name, {label: curve for label, curve in curves.items() if curve[0][0].size})
+        for name, curves in (("loss", losses), ("validation RMSE", errors))
+    ]
+    panels = [(name, curves) for name, curves in panels if curves]
+    if not panels:
+        return None
+    figure = Figure(figsize=(7.5, 2.8 * len(panels) + 0.6), layout="constrained")
+    all_axes: list[Axes] = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
+    for axes, (name, curves) in zip(all_axes, panels, strict=True):
+        for label, ((epochs, values), color) in curves.items():
+            marker = "o" if epochs.size < 40 else None
+            axes.plot(epochs, values, color=color, label=label, linewidth=1.4, marker=marker, markersize=3)
+        axes.set_yscale("log")
+        axes.set_ylabel(name)
+        axes.legend(frameon=False, fontsize=9, loc="upper right")
+        _plain(axes)
+        axes.grid(axis="y", which="major", color="#DDDDDD", linewidth=0.6)
+    _mark_stages(all_axes, history)
+    all_axes[-1].set_xlabel("epoch")
+    all_axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle(title, fontsize=12, fontweight="bold", parse_math=False)
+    return figure
+
+
+def _series(history: Sequence[Mapping[str, Any]], key: str, factor: float = 1.0) -> tuple[Array, Array]:
+    """Return epochs and values of one entry, where it is there, finite and above zero (the axis is log)."""
+    points = [
+        (record["epoch"], factor * record[key])
+        for record in history
+        if record.get(key) is not None and math.isfinite(record[key]) and record[key] > 0.0
+    ]
+    columns = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    return columns[:, 0], columns[:, 1]
+
+
+def _mark_stages(all_axes: Sequence[Axes], history: Sequence[Mapping[str, Any]]) -> None:
+    """Draw a line where a stage begins and write its name at the top of the first panel."""
+    starts = [
+        record
+        for before, record in zip([None, *history], history, strict=False)
+        if before is None or before["stage"] != record["stage"]
+    ]
+    for position, record in enumerate(starts):
+        left = record["epoch"] - 0.5
+        if position:
+            for axes in all_axes:
+                axes.axvline(left, color=GREY, linewidth=0.9, linestyle="--", zorder=0)
+        all_axes[0].annotate(
+            str(record["stage"]),
+            xy=(left, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, 4),
+            textcoords="offset points",
+            fontsize=9,
+            color=GREY,
+            parse_math=False,
+        )
+
+
+def _marker(count: int) -> tuple[float, float]:
+    """Return area and opacity of the points: many points are small and faint."""
+    if count <= 100:
+        return 18.0, 0.8
+    return (9.0, 0.5) if count <= 2000 else (4.0, 0.25)
+
+
+def _with_unit(text: str, unit: str) -> str:
+    return f"{text} [{unit}]" if unit else text
+
+
+def _plain(axes: Axes) -> None:
+    """Make the axes quiet: no upper and right line, small labels."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.label.set_fontsize(9)
+    axes.yaxis.label.set_fontsize(9)
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as PNG and return its path."""
+    path = Path(path)
+    with replacing(path) as temporary:
+        # no metadata: the same numbers give the same file, whatever version of matplotlib drew it
+        figure.savefig(temporary, dpi=RESOLUTION, metadata={"Software": None}, facecolor="white")
+    return path
