@@ -1,7 +1,9 @@
-"""Write the option tables of docs/recipe.md from the classes in lsf.recipe.
+"""Write the option tables of docs/*.md from the option classes.
 
-Run it from anywhere after changing an option: ``python tools/make_option_tables.py``. A test fails while the
-page is behind the classes.
+Run it from anywhere after changing an option: ``python tools/make_option_tables.py``. A test fails while a
+page is behind the classes. A block between ``<!-- options: NAME -->`` and ``<!-- end -->`` holds a table of
+the recipe (``data.checks``), what all models share (``model``) or a component (``models.LocalCharges``; of a
+model, only what it adds to the rest).
 """
 
 from __future__ import annotations
@@ -9,17 +11,31 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lsf.describe import option_rows
+from lsf.catalog import catalog
+from lsf.describe import OptionRow, option_rows
+from lsf.models.options import BackboneOptions
 from lsf.recipe import TABLES
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "recipe.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- options: (?P<table>[\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
+def rows_of(name: str) -> list[OptionRow]:
+    """Return the options a block of this name shows."""
+    if name in TABLES:
+        return option_rows(TABLES[name])
+    shared = option_rows(BackboneOptions)
+    if name == "model":
+        return shared
+    kind, _, component = name.partition(".")
+    own = option_rows(catalog().options_class(kind, component))
+    return [row for row in own if kind != "models" or row not in shared]
+
+
 def markdown_table(name: str) -> str:
-    """Return the options of one table of the recipe as Markdown."""
+    """Return one table of options as Markdown."""
     lines = ["| option | accepts | default | meaning |", "|---|---|---|---|"]
-    for row in option_rows(TABLES[name]):
+    for row in rows_of(name):
         default = row.default if row.default == "required" else f"`{row.default}`"
         cells = (f"`{row.name}`", row.accepts, default, row.doc)
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
@@ -32,4 +48,7 @@ def with_tables(page: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in sorted(DOCS.glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if with_tables(text) != text:
+            path.write_text(with_tables(text), encoding="utf-8")
