@@ -26,11 +26,16 @@ PLAIN_WIDTH = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status; errors are one message on stderr, no traceback."""
+    """Run one command and return the exit status."""
     chosen = build_parser().parse_args(arguments)
     command: Command = chosen.command
+    return exit_status(lambda: command(chosen, terminal()))
+
+
+def exit_status(action: Callable[[], None]) -> int:
+    """Do something and return the exit status; errors are one message on stderr, no traceback."""
     try:
-        command(chosen, _console())
+        action()
         sys.stdout.flush()
     except LsfError as error:
         return _fail(f"error: {error}", 2)
@@ -225,7 +230,8 @@ def key_mapping(pairs: Sequence[str], properties: Sequence[str], flag: str) -> d
     return mapping or None
 
 
-def _console() -> Console:
+def terminal() -> Console:
+    """Return the console on stdout; what does not go to a terminal is never broken into lines."""
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)

@@ -130,8 +130,18 @@ def run_recipe(
 
 
 def _data_record(splits: DataSplits) -> Record:
+    """Return how much there is: frames, atoms, labelled numbers and frames that have a label, by split."""
+    graphs = {"train": splits.train, "valid": splits.valid, **splits.tests}
     counts = {
-        count.split: {"frames": count.frames, "atoms": count.atoms, "labels": count.labels}
+        count.split: {
+            "frames": count.frames,
+            "atoms": count.atoms,
+            "labels": count.labels,
+            "labelled_frames": {
+                name: sum(bool((graph[f"weight_{name}"] > 0.0).any()) for graph in graphs[count.split])
+                for name in count.labels
+            },
+        }
         for count in splits.counts
     }
     return {"kind": "data", "splits": counts}

@@ -1,0 +1,324 @@
+"""What old flags become where several of them decide together.
+
+A rule yields assignments: the flag that is responsible, the recipe key, and its value there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from ase.data import chemical_symbols
+
+from lsf.compat.arguments import Flags
+from lsf.compat.schedule import heads_table, stage_tables
+from lsf.compat.table import flag_rows, names_of
+from lsf.errors import did_you_mean
+
+
+class Assignment(NamedTuple):
+    """A value of the recipe, and the flag it comes from."""
+
+    flag: str
+    key: str
+    value: Any
+
+
+Assignments = Iterator[Assignment]
+
+ISOLATED: Final = re.compile(r"""config_type=["']?IsolatedAtom\b""")
+
+
+def general(flags: Flags) -> Assignments:
+    """Name the run."""
+    if not flags.has("name"):
+        flags.refuse("name", "nothing", "a name for the run", "for example --name water")
+        return
+    yield Assignment("name", "name", flags["name"])
+
+
+def files(flags: Flags) -> Assignments:
+    """Place the data files; their names start at work_dir, where the recipe stands."""
+    if flags.has("train_file"):
+        yield Assignment("train_file", "data.train", from_work_dir(flags, flags["train_file"]))
+    else:
+        flags.refuse("train_file", "nothing", "the file with the training frames")
+    if flags.has("valid_file"):
+        yield Assignment("valid_file", "data.valid", from_work_dir(flags, flags["valid_file"]))
+        if flags.has("valid_fraction"):
+            flags.note("valid_fraction", "no effect with --valid_file")
+    else:
+        yield Assignment("valid_fraction", "data.valid_fraction", flags["valid_fraction"])
+    if flags.has("test_file"):
+        yield Assignment("test_file", "data.test", from_work_dir(flags, flags["test_file"]))
+    # the older trainer never looked for repeated frames, and its own examples test on the training file
+    yield Assignment("train_file", "data.checks.allow_duplicates", True)
+
+
+def from_work_dir(flags: Flags, file: str) -> str:
+    """Return a file name as it is written in a recipe that stands in the working folder."""
+    if Path(file).is_absolute():
+        return file
+    return Path(os.path.relpath(file, flags["work_dir"])).as_posix()
+
+
+def atomic_energies(flags: Flags) -> Assignments:
+    """Choose the atomic energies: isolated atoms among the training frames win, then --E0s."""
+    given = flags["E0s"]
+    if flags.has("train_file") and _has_isolated_atoms(Path(flags["train_file"])):
+        if flags.has("E0s"):
+            flags.note(
+                "E0s", "no effect: the training file has frames of config_type IsolatedAtom, which win"
+            )
+        yield Assignment("E0s", "data.atomic_energies", "isolated")
+    elif isinstance(given, Mapping):
+        yield Assignment("E0s", "data.atomic_energies", by_symbol(flags, "E0s", given))
+    elif given is None or given == "None":
+        yield Assignment("E0s", "data.atomic_energies", "isolated")
+    elif given == "average":
+        yield Assignment("E0s", "data.atomic_energies", "average")
+    elif given.endswith((".json", ".toml")):
+        yield Assignment("E0s", "data.atomic_energies", from_work_dir(flags, given))
+    else:
+        flags.refuse(
+            "E0s", repr(given), "average, a table {1: -13.6, 8: …} or a .json file", _e0s_hint(given)
+        )
+
+
+def _e0s_hint(given: str) -> str:
+    if given == "estimated":
+        return "energies estimated from a foundation model are not part of lsf; average fits them to the data"
+    return did_you_mean(given, ["average"])
+
+
+def _has_isolated_atoms(path: Path) -> bool:
+    """Tell whether a frame of the file is marked as an isolated atom; False where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return any("IsolatedAtom" in line and ISOLATED.search(line) for line in file)
+    except OSError:
+        return False
+
+
+def by_symbol(flags: Flags, flag: str, table: Mapping[Any, Any]) -> dict[str, float]:
+    """Return numbers by chemical symbol out of numbers by atomic number."""
+    result: dict[str, float] = {}
+    for key, value in table.items():
+        number = (
+            int(key)
+            if str(key).isdecimal()
+            else chemical_symbols.index(key)
+            if key in chemical_symbols
+            else 0
+        )
+        if not 0 < number < len(chemical_symbols):
+            flags.refuse(flag, f"the key {key!r}", "an atomic number", "for example {1: 1.0, 8: -2.0}")
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            flags.refuse(flag, f"{key}: {value!r}", "a number for every element")
+        else:
+            result[chemical_symbols[number]] = float(value)
+    return result
+
+
+def config_type_weights(flags: Flags) -> Assignments:
+    """Weigh config types; the default, 1 for all, is left out."""
+    weights = flags["config_type_weights"]
+    if weights is None:
+        return
+    wrong = [
+        key for key, value in weights.items() if isinstance(value, bool) or not isinstance(value, int | float)
+    ]
+    for key in wrong:
+        flags.refuse("config_type_weights", f"{key}: {weights[key]!r}", "a number for every config type")
+    if not wrong:
+        plain = {str(key): float(value) for key, value in weights.items()}
+        yield Assignment("config_type_weights", "data.config_type_weights", plain)
+
+
+def batches(flags: Flags) -> Assignments:
+    """Count frames per step over all processes; the older trainer counted them per process."""
+    processes = int(os.environ.get("WORLD_SIZE", "1")) if flags["distributed"] else 1
+    for name in ("batch_size", "valid_batch_size"):
+        yield Assignment(name, f"training.{name}", flags[name] * processes)
+    if processes > 1:
+        flags.note("batch_size", f"{flags['batch_size']} in each of {processes} processes")
+
+
+def model(flags: Flags) -> Assignments:
+    """Choose the model."""
+    names, old = names_of("models"), flags["model"]
+    name = names.get(old)
+    if name is None:
+        usable = [known for known, item in names.items() if item.becomes]
+        flags.refuse("model", repr(old), "a model", did_you_mean(old, usable))
+    elif name.refused or name.pending:
+        flags.refuse("model", repr(old), "a model lsf has", name.refused or name.pending)
+    else:
+        yield Assignment("model", "model.use", name.becomes)
+
+
+def hidden_irreps(flags: Flags) -> Assignments:
+    """Write the node features as irreps."""
+    if flags.has("hidden_irreps"):
+        for name in ("num_channels", "max_L"):
+            if flags.has(name):
+                flags.note(name, "no effect with --hidden_irreps")
+        yield Assignment("hidden_irreps", "model.hidden_irreps", flags["hidden_irreps"])
+        return
+    channels = flags["num_channels"] if flags.has("num_channels") else 128
+    highest = flags["max_L"] if flags.has("max_L") else 1
+    irreps = " + ".join(f"{channels}x{degree}{'eo'[degree % 2]}" for degree in range(highest + 1))
+    flag = "max_L" if flags.has("max_L") and not flags.has("num_channels") else "num_channels"
+    yield Assignment(flag, "model.hidden_irreps", irreps)
+
+
+def neighbors(flags: Flags) -> Assignments:
+    """Fix the average number of neighbours where it is not to be measured."""
+    if not flags["compute_avg_num_neighbors"]:
+        flag = "avg_num_neighbors" if flags.has("avg_num_neighbors") else "compute_avg_num_neighbors"
+        yield Assignment(flag, "model.avg_num_neighbors", flags["avg_num_neighbors"])
+    elif flags.has("avg_num_neighbors"):
+        flags.note("avg_num_neighbors", "no effect without --compute_avg_num_neighbors False")
+
+
+def scale_shift(flags: Flags) -> Assignments:
+    """Scale and shift the short-range energy of the models without electrostatics."""
+    if flags.has("std"):
+        yield Assignment("std", "model.scale", flags["std"])
+    else:
+        yield Assignment("scaling", "model.scale", flag_rows()["scaling"].new_value(flags["scaling"]))
+    if flags["model"] == "ScaleShiftMACE":
+        free = "none" if flags["scaling"] == "no_scaling" else "mean"
+        yield Assignment("mean", "model.shift", flags["mean"] if flags.has("mean") else free)
+
+
+def formal_charges(flags: Flags) -> Assignments:
+    """Say where formal charges come from."""
+    table = flags["atomic_formal_charges"]
+    if flags["formal_charges_from_data"]:
+        if table:
+            flags.note("atomic_formal_charges", "no effect with --formal_charges_from_data")
+        yield Assignment("formal_charges_from_data", "model.formal_charges", "from_data")
+    elif table:
+        charges = by_symbol(flags, "atomic_formal_charges", table)
+        yield Assignment("atomic_formal_charges", "model.formal_charges", charges)
+    else:
+        hint = "or --formal_charges_from_data, with arrays_keys: {charges: …} in heads"
+        flags.refuse("atomic_formal_charges", "nothing", "a charge for every element", hint)
+
+
+def polarizability(flags: Flags) -> Assignments:
+    """Read a polarizability where it is asked for, or trained on."""
+    if flags.has("compute_polarizability"):
+        yield Assignment("compute_polarizability", "model.polarizability", flags["compute_polarizability"])
+        return
+    trained = any("polarizability" in stage["loss"] for stage in _stages_quietly(flags))
+    if not trained:
+        flags.note(
+            "compute_polarizability",
+            "False, since no stage trains it (the older trainer built an untrained readout); "
+            "--compute_polarizability True builds it all the same",
+        )
+    yield Assignment("compute_polarizability", "model.polarizability", trained)
+
+
+def _stages_quietly(flags: Flags) -> list[dict[str, Any]]:
+    """Return the stages without collecting what is wrong with them once more."""
+    return stage_tables(Flags(given=flags.given))
+
+
+def heads(flags: Flags) -> Assignments:
+    """Map the properties of each head."""
+    for head, parts in heads_table(flags).items():
+        for part, mapped in parts.items():
+            if mapped:
+                yield Assignment("heads", f"heads.{head}.{part}", mapped)
+
+
+def stages(flags: Flags) -> Assignments:
+    """Lay out the stages."""
+    yield Assignment("train_schedule", "stages", stage_tables(flags))
+
+
+def optimizer(flags: Flags) -> Assignments:
+    """Choose the optimizer and, where it takes one, the scheduler."""
+    yield Assignment("optimizer", "training.optimizer.use", flags["optimizer"])
+    flag = "beta" if flags.has("beta") or not flags.has("beta_two") else "beta_two"
+    yield Assignment(flag, "training.optimizer.betas", [flags["beta"], flags["beta_two"]])
+    yield Assignment("weight_decay", "training.optimizer.weight_decay", flags["weight_decay"])
+    names = ("scheduler", "lr_factor", "scheduler_patience", "lr_scheduler_gamma")
+    if flags["optimizer"] == "schedulefree":
+        for name in ("amsgrad", *names):
+            if flags.has(name):
+                flags.note(name, "no effect with --optimizer schedulefree, the default")
+        return
+    yield Assignment("amsgrad", "training.optimizer.amsgrad", flags["amsgrad"])
+    use = flag_rows()["scheduler"].new_value(flags["scheduler"])
+    yield Assignment("scheduler", "training.scheduler.use", use)
+    read = {"plateau": names[1:3], "exponential": names[3:]}.get(use, ())
+    for name in names[1:]:
+        if name in read:
+            yield Assignment(name, flag_rows()[name].key, flags[name])
+        elif flags.has(name):
+            flags.note(name, f"no effect with --scheduler {flags['scheduler']}")
+
+
+def averaging(flags: Flags) -> Assignments:
+    """Average the weights, or do not."""
+    if flags["ema"]:
+        flag = "ema_decay" if flags.has("ema_decay") else "ema"
+        yield Assignment(flag, "training.ema_decay", flags["ema_decay"])
+        return
+    if flags.has("ema_decay"):
+        flags.note("ema_decay", "no effect without --ema")
+    yield Assignment("ema", "training.ema_decay", "none")
+
+
+def trackers(flags: Flags) -> Assignments:
+    """Send the metrics to Weights & Biases."""
+    names = (
+        "wandb_watch",
+        "wandb_watch_log_freq",
+        "wandb_dir",
+        "wandb_project",
+        "wandb_entity",
+        "wandb_name",
+    )
+    if not flags["wandb"]:
+        for name in names:
+            if flags.has(name):
+                flags.note(name, "no effect without --wandb")
+        return
+    rows = flag_rows()
+    watch = rows["wandb_watch"].new_value(flags["wandb_watch"])
+    yield Assignment("wandb_watch" if flags.has("wandb_watch") else "wandb", "trackers.wandb.watch", watch)
+    for name in names[1:]:
+        if flags.has(name):
+            yield Assignment(name, rows[name].key, flags[name])
+
+
+RULES: Final[dict[str, Callable[[Flags], Assignments]]] = {
+    rule.__name__: rule
+    for rule in (
+        general,
+        files,
+        atomic_energies,
+        config_type_weights,
+        batches,
+        model,
+        hidden_irreps,
+        neighbors,
+        scale_shift,
+        formal_charges,
+        polarizability,
+        heads,
+        stages,
+        optimizer,
+        averaging,
+        trackers,
+    )
+}
+"""The rules by the name the table uses."""

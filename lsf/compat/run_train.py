@@ -1,0 +1,117 @@
+"""The older trainer's command line: translated to a recipe, then run like any recipe."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from lsf.cli import exit_status, terminal
+from lsf.compat.table import flag_rows
+from lsf.compat.translate import Translation, folder_of, translate, work_folder
+from lsf.errors import LsfError, Problem, RecipeError
+from lsf.files import replacing
+
+USAGE = """usage: run_train.py --name NAME --config CONFIG.yaml --train_file FILE [flags of the older trainer]
+
+Translates the command line to a recipe, saves and prints it, and runs it as `lsf run` does.
+New: --print-recipe stops after printing; --set KEY=VALUE replaces values of the recipe.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the script and return its exit status."""
+    if "--help" in arguments or "-h" in arguments:
+        sys.stdout.write(f"{USAGE}\n{_flag_list()}\n")
+        return 0
+    return exit_status(lambda: _run(arguments))
+
+
+def _flag_list() -> str:
+    lines = []
+    for row in flag_rows().values():
+        fate = {"mapped": row.key, "script": row.means, "ignored": "no effect", "refused": "refused"}[
+            row.kind
+        ]
+        lines.append(f"  --{row.name:42} {fate}")
+    return "\n".join(lines)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    translation = translate(arguments)
+    path = save_recipe(translation)
+    for line in translation.notes:
+        sys.stderr.write(f"{line}\n")
+    sys.stdout.write(translation.text())
+    sys.stderr.write(f"the recipe is saved in {path}; lsf run {path} trains the same model\n")
+    if not translation.flags["print_recipe"]:
+        sys.stdout.flush()
+        run_translated(translation, path)
+
+
+def save_recipe(translation: Translation) -> Path:
+    """Write the translated recipe beside the run and return where."""
+    path = work_folder(translation) / f"{translation.tag}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(translation.text(), encoding="utf-8")
+    return path
+
+
+def run_translated(translation: Translation, path: Path) -> None:
+    """Train as the saved recipe says, with files and log lines where and as they used to be."""
+    from lsf.compat.outputs import OldOutputs, log_handlers
+    from lsf.pipeline import RESOLVED, run_recipe
+    from lsf.recipe_io import resolved_toml
+    from lsf.resolve import resolve
+
+    try:
+        recipe = resolve(path)
+    except RecipeError as error:
+        raise _with_cpu_hint(translation.explained(error)) from None
+    folder = work_folder(translation) / "runs" / translation.tag
+    fresh = not translation.flags["restart_latest"]
+    stored = folder / RESOLVED
+    if not fresh and stored.is_file() and stored.read_text(encoding="utf-8") != resolved_toml(recipe):
+        raise LsfError(
+            f"{folder} holds a run of the same name and seed with other settings (see {stored}): give "
+            "another --name, --seed or --work_dir, or start anew with --no-restart_latest, which overwrites it"
+        )
+    level = str(translation.flags["log_level"]).upper()
+    handlers = log_handlers(folder_of(translation, "log_dir", "logs"), translation.tag, level)
+    log = logging.Logger("lsf.compat", logging.DEBUG)
+    for handler in handlers:
+        log.addHandler(handler)
+    outputs = OldOutputs(
+        translation.name,
+        translation.tag,
+        folder,
+        folder_of(translation, "results_dir", "results"),
+        folder_of(translation, "model_dir", "."),
+        folder_of(translation, "checkpoints_dir", "checkpoints"),
+        log,
+    )
+    for line in translation.notes:
+        log.info("%s", line)
+    try:
+        result = run_recipe(path, (), folder, fresh, terminal(), [outputs], handlers)
+    finally:
+        outputs.publish()
+    # the run has closed the handlers; a file handler opens its file again for the table
+    outputs.table(recipe.training.error_table, result.training.metrics, next(iter(recipe.heads)))
+    for handler in handlers:
+        handler.close()
+
+
+def _with_cpu_hint(error: RecipeError) -> RecipeError:
+    """Say how to run on the CPU in the words of this command line."""
+    problems: list[Problem] = [
+        attrs.evolve(item, expected="a device that is there", hint="to run on the CPU: --device cpu")
+        if item.key == "device"
+        else item
+        for item in error.problems
+    ]
+    return RecipeError(error.title, problems)
