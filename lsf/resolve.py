@@ -190,11 +190,13 @@ def _loss_labels(recipe: Recipe, components: Catalog) -> list[Problem]:
     mapped, found = _mapped(recipe), []
     for index, stage in enumerate(recipe.stages):
         for name in stage.loss:
-            for label in components.entry("losses", name).requires:
-                if label in PROPERTIES and label not in mapped:
+            for requirement in components.entry("losses", name).requires:
+                label, *others = requirement.split(" or ")
+                if label in PROPERTIES and mapped.isdisjoint({label, *others}):
                     path = ("stages", index, "loss", name)
                     hint = f"add it, or remove the loss; mapped are: {', '.join(sorted(mapped)) or 'none'}"
-                    found.append(_problem(path, f'no head that maps "{label}"', _mapping_text(label), hint))
+                    quoted = " or ".join(f'"{name}"' for name in (label, *others))
+                    found.append(_problem(path, f"no head that maps {quoted}", _mapping_text(label), hint))
     return found
 
 

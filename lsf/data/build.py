@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lsf.data.charges import Floats, FormalCharges, charges_of
@@ -17,13 +18,22 @@ from lsf.data.graph import AtomGraph
 from lsf.data.keys import LABELS, PROPERTIES
 from lsf.data.neighbors import find_neighbors
 from lsf.data.read import TITLE, limited
-from lsf.electrostatics.boundary import Electrostatics, default_box, plan_structure
+from lsf.electrostatics.boundary import CoulombPlan, Electrostatics, default_box, plan_structure
 from lsf.errors import BoundaryError, DataError, Problem
 
 BOUNDARY_KEY: Final = "electrostatics.boundary"
 
+Planner = Callable[[Electrostatics, Floats, Floats, NDArray[np.bool_]], CoulombPlan]
+"""Makes the Coulomb lists of one structure, as :func:`plan_structure` does."""
 
-def build_graph(frame: Frame, r_max: float, settings: Electrostatics, formal_charges: Floats) -> AtomGraph:
+
+def build_graph(
+    frame: Frame,
+    r_max: float,
+    settings: Electrostatics,
+    formal_charges: Floats,
+    planner: Planner = plan_structure,
+) -> AtomGraph:
     """Return the graph of one frame.
 
     Parameters
@@ -36,6 +46,8 @@ def build_graph(frame: Frame, r_max: float, settings: Electrostatics, formal_cha
         boundary method, accuracy, and the highest multipole of the targets
     formal_charges
         (n_atoms,) e
+    planner
+        makes the Coulomb lists; a :class:`lsf.electrostatics.plan_cache.PlanCache` keeps them between steps
 
     Raises
     ------
@@ -44,7 +56,7 @@ def build_graph(frame: Frame, r_max: float, settings: Electrostatics, formal_cha
     """
     box = default_box(frame.positions, frame.pbc, frame.cell, settings.boundary)
     cell = frame.cell if box is None else box
-    plan = plan_structure(settings, frame.positions, cell, frame.pbc)
+    plan = planner(settings, frame.positions, cell, frame.pbc)
     neighbors = find_neighbors(frame.positions, frame.cell, frame.pbc, r_max)
     field = frame.values.get("external_field", np.zeros(3))
     graph = AtomGraph(
@@ -56,6 +68,7 @@ def build_graph(frame: Frame, r_max: float, settings: Electrostatics, formal_cha
         unit_shifts=torch.from_numpy(neighbors.unit_shifts.astype(np.float64)),
         formal_charges=torch.from_numpy(np.asarray(formal_charges, dtype=np.float64)),
         external_field=torch.from_numpy(field).reshape(1, 3),
+        molecule_ids=_molecule_ids(frame),
         num_nodes=len(frame.numbers),
         frame_index=torch.tensor([frame.index]),
         config_type=frame.config_type,
@@ -64,6 +77,12 @@ def build_graph(frame: Frame, r_max: float, settings: Electrostatics, formal_cha
     for name in LABELS:
         graph[f"target_{name}"], graph[f"weight_{name}"] = _label(frame, name, settings.multipoles_max_l)
     return graph
+
+
+def _molecule_ids(frame: Frame) -> Tensor:
+    """Return the molecule of every atom, (n_atoms,) int64, below 0 where it belongs to none."""
+    ids = frame.values.get("molecule_ids", np.full(len(frame.numbers), PROPERTIES["molecule_ids"].default))
+    return torch.from_numpy(ids.astype(np.int64))
 
 
 def _label(frame: Frame, name: str, max_l: int) -> tuple[Tensor, Tensor]:
@@ -91,7 +110,11 @@ def boundary_problem(frame: Frame, error: BoundaryError) -> Problem:
 
 
 def build_graphs(
-    frames: Sequence[Frame], r_max: float, settings: Electrostatics, rule: FormalCharges
+    frames: Sequence[Frame],
+    r_max: float,
+    settings: Electrostatics,
+    rule: FormalCharges,
+    planner: Planner = plan_structure,
 ) -> list[AtomGraph]:
     """Return the graphs of frames to be evaluated, without checks of their labels.
 
@@ -111,7 +134,7 @@ def build_graphs(
             problems.append(Problem(frame.where, "formal_charges", lacking.what, expected, lacking.hint))
             continue
         try:
-            graphs.append(build_graph(frame, r_max, settings, charges))
+            graphs.append(build_graph(frame, r_max, settings, charges, planner))
         except BoundaryError as error:
             problems.append(boundary_problem(frame, error))
     if problems:

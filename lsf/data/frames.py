@@ -182,6 +182,8 @@ def as_property(raw: Any, item: Property, n_atoms: int) -> Floats:
     if array.dtype.kind not in "iuf":
         raise _ShapeError(_not_numeric(raw), expected)
     array = array.astype(np.float64)
+    if item.whole and (array != np.round(array)).any():
+        raise _ShapeError("numbers with a fraction", expected)
     shaped = _per_frame(array, item) if item.level == "frame" else _per_atom(array, item, n_atoms)
     if shaped is None:
         found = (

@@ -16,7 +16,8 @@ class Property:
     ``shape`` is that of one frame or one atom; an entry of -1 is fixed by the model's highest
     multipole. ``label`` tells quantities a model can be trained on (they carry a weight) from inputs
     (formal charges, field), for which ``default`` is used where the mapped key is absent;
-    ``default = None`` means absence is an error for models that need it.
+    ``default = None`` means absence is an error for models that need it. ``whole`` properties count
+    something and have no fractions.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Property:
     unit: str
     label: bool
     default: float | None = None
+    whole: bool = False
 
 
 PROPERTIES: Final[dict[str, Property]] = {
@@ -38,8 +40,10 @@ PROPERTIES: Final[dict[str, Property]] = {
         Property("polarizability", "frame", (3, 3), "e·Å²/V", True),
         Property("total_charge", "frame", (), "e", True, 0.0),
         Property("atomic_multipoles", "atom", (-1,), "e·Å^l", True),
+        Property("electrostatic_potentials", "atom", (), "V", True),
         Property("external_field", "frame", (3,), "V/Å", False, 0.0),
         Property("charges", "atom", (), "e", False, None),
+        Property("molecule_ids", "atom", (), "integer, below 0 for none", False, -1.0, whole=True),
     )
 }
 

@@ -17,6 +17,7 @@ from lsf.data.build import boundary_problem, build_graph, share_lists
 from lsf.data.charges import FormalCharges, charges_of
 from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
+from lsf.data.potentials import add_reference_potentials, trains_on_potentials
 from lsf.data.read import TITLE, Reading, limited, read_file, shown_path
 from lsf.data.statistics import DataFacts, SplitCounts, average_neighbors, count_split, provenance_of
 from lsf.errors import BoundaryError, DataError, Problem
@@ -85,6 +86,8 @@ def load_data(recipe: Recipe, log: logging.Logger) -> DataSplits:
     energies = _check(recipe, frames, isolated, findings)
     graphs = _build(recipe, frames, findings)
     findings.stop_if_any(log)
+    if trains_on_potentials(recipe):
+        _derive_potentials(recipe, graphs, log)
     counts = tuple(count_split(split, graphs[split]) for split in graphs)
     facts = _facts(paths, graphs, counts, energies)
     _report(recipe, frames, facts, log)
@@ -237,6 +240,13 @@ def _build(recipe: Recipe, frames: Frames, findings: _Findings) -> dict[str, lis
                 findings.problems.append(Problem(split_frames[0].source, split, "none", expected))
         share_lists(graphs[split])
     return graphs
+
+
+def _derive_potentials(recipe: Recipe, graphs: Mapping[str, list[AtomGraph]], log: logging.Logger) -> None:
+    for split, split_graphs in graphs.items():
+        added = add_reference_potentials(split_graphs, recipe.electrostatics)
+        if added:
+            log.info("%s: potentials at atoms of %d frames follow from their atomic_multipoles", split, added)
 
 
 def _facts(

@@ -81,7 +81,7 @@ class EvaluationSet:
         """
         sums: ErrorSums | None = None
         terms: Tensor | None = None
-        compute = derived_outputs((*self.properties, *(loss.needs if loss is not None else ())))
+        compute = derived_outputs(self.properties) | (loss.compute if loss is not None else frozenset())
         with weights_in_place(model, weights):
             for batch, type_index in self.batches:
                 predictions = evaluate(model, batch, compute, create_graph=False)

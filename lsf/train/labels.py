@@ -5,7 +5,7 @@ Sizes: ``n_graphs`` and ``n_atoms`` count a batch; an *entry* is one number of a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import attrs
@@ -37,6 +37,27 @@ PREDICTED_BY: Final[dict[str, Prediction]] = {
     "polarizability": Prediction("polarizability"),
     "total_charge": Prediction("total_charge"),
     "atomic_multipoles": Prediction("density_coefficients"),
+    "electrostatic_potentials": Prediction("potential", frozenset({"potential"})),
+}
+
+
+@attrs.frozen
+class Ingredient:
+    """Something besides a label that a loss needs of a frame: what has it, and where it comes from."""
+
+    present: Callable[[AtomGraph], bool]
+    hint: str
+
+
+INGREDIENTS: Final[dict[str, Ingredient]] = {
+    "molecule_ids": Ingredient(
+        lambda graph: bool((graph.molecule_ids >= 0).any()),
+        "number the molecules of a frame from 0 in the column mapped as molecule_ids",
+    ),
+    "wave_vectors": Ingredient(
+        lambda graph: graph.k_triplets.shape[0] > 0,
+        "only structures summed in reciprocal space have them: see electrostatics.boundary",
+    ),
 }
 
 
@@ -105,9 +126,20 @@ def labelled(graphs: Sequence[AtomGraph]) -> tuple[str, ...]:
 def missing_labels(
     needed: Collection[str], graphs: Sequence[AtomGraph], source: str, stage: str
 ) -> list[Problem]:
-    """Return one problem per property that a stage's losses need and no training frame has."""
+    """Return one problem per label or ingredient that a stage's losses need and no training frame has."""
     present = labelled(graphs)
-    return [
+    lacking = [
+        Problem(
+            where=source,
+            key=f"{name} (loss of stage {stage!r})",
+            found=f"none in any of {len(graphs)} frames",
+            expected="at least one frame that has it",
+            hint=f"{INGREDIENTS[name].hint}; or drop the loss term",
+        )
+        for name in needed
+        if name in INGREDIENTS and not any(INGREDIENTS[name].present(graph) for graph in graphs)
+    ]
+    return lacking + [
         Problem(
             where=source,
             key=f"{name} (loss of stage {stage!r})",
@@ -117,5 +149,5 @@ def missing_labels(
             f"labelled: {', '.join(present) or 'nothing'}",
         )
         for name in needed
-        if name not in present
+        if name not in present and name not in INGREDIENTS
     ]

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from lsf.catalog import catalog
+from lsf.electrostatics.boundary import Electrostatics
 from lsf.options import at_least, option
 from lsf.recipe import LossTerm
-from lsf.train.labels import PREDICTED_BY, Comparison, Predictions, atoms_per_graph, compare, derived_outputs
+from lsf.train.labels import PREDICTED_BY, Comparison, Predictions, atoms_per_graph, compare
 
 
 class Term(NamedTuple):
@@ -52,13 +53,18 @@ class Loss:
     :math:`w` is the label's weight (per frame; dipole: per component) and :math:`s` a scale, 1 unless a
     subclass says otherwise. With ``per_atom`` the difference is divided by the frame's number of atoms.
     Frames without the label have weight 0 and count neither above nor below the fraction line.
+
+    ``needs`` is the label, ``ingredients`` what a frame must have besides
+    (:data:`lsf.train.labels.INGREDIENTS`). ``settings`` are those of the model's density.
     """
 
     needs: ClassVar[str]
+    ingredients: ClassVar[tuple[str, ...]] = ()
     per_atom: ClassVar[bool] = False
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: Any, settings: Electrostatics | None = None) -> None:
         self.options = options
+        self.settings = settings or Electrostatics()
 
     @property
     def compute(self) -> frozenset[str]:
@@ -160,6 +166,16 @@ class PolarizabilityLoss(Loss):
     per_atom = True
 
 
+class PotentialsLoss(Loss):
+    """Electrostatic potential at the atoms, V².
+
+    Frames without labelled potentials are compared with the potential of their reference multipoles
+    (:mod:`lsf.data.potentials`).
+    """
+
+    needs = "electrostatic_potentials"
+
+
 class StageLoss:
     """The loss of one stage: the sum of its terms, each times its weight."""
 
@@ -167,8 +183,8 @@ class StageLoss:
         self.names = tuple(names)
         self.losses = tuple(losses)
         self.weights = torch.tensor(weights, dtype=torch.float64)
-        self.needs = tuple(dict.fromkeys(loss.needs for loss in losses))
-        self.compute = derived_outputs(self.needs)
+        self.needs = tuple(dict.fromkeys(name for loss in losses for name in (loss.needs, *loss.ingredients)))
+        self.compute = frozenset().union(*(loss.compute for loss in losses))
 
     def terms(self, predictions: Predictions, batch: Batch) -> Tensor:
         """Return sums and counts of all terms, (2, n_terms) float64."""
@@ -192,7 +208,9 @@ class StageLoss:
         }
 
 
-def build_stage_loss(terms: Mapping[str, LossTerm]) -> StageLoss:
-    """Return the loss of a stage from the terms of its recipe table."""
-    losses = [catalog().entry("losses", name).target()(term.options) for name, term in terms.items()]
+def build_stage_loss(terms: Mapping[str, LossTerm], settings: Electrostatics | None = None) -> StageLoss:
+    """Return the loss of a stage from the terms of its recipe table and the model's electrostatics."""
+    losses = [
+        catalog().entry("losses", name).target()(term.options, settings) for name, term in terms.items()
+    ]
     return StageLoss(tuple(terms), losses, [term.weight for term in terms.values()])

@@ -43,6 +43,7 @@ QUANTITIES: Final[dict[str, Quantity]] = {
         Quantity("polarizability_per_atom", "polarizability", "e·Å²/V/atom", per_atom=True),
         Quantity("total_charge", "total_charge", "e"),
         Quantity("atomic_multipoles", "atomic_multipoles", "e·Å^l"),
+        Quantity("electrostatic_potentials", "electrostatic_potentials", "V"),
         Quantity("atomic_charges", "atomic_multipoles", "e", columns=(0, 1)),
         Quantity("atomic_dipoles", "atomic_multipoles", "e·Å", columns=(1, 4)),
     )

@@ -24,6 +24,7 @@ SHOWN: Final = (
     ("stress", "stress", "meV/Å³"),
     ("virials_per_atom", "virials", "meV/atom"),
     ("atomic_multipoles", "DMA", "me·Å^l"),
+    ("electrostatic_potentials", "ESP", "mV"),
     ("dipole", "mu", "me·Å"),
     ("polarizability_per_atom", "polarizability", "me·Å²/V/atom"),
 )

@@ -110,7 +110,7 @@ def train(
     lsf.train.interrupt.TrainingInterrupted
         on Ctrl-C or SIGTERM, after a checkpoint was written; says how to resume
     """
-    losses = [build_stage_loss(stage.loss) for stage in recipe.stages]
+    losses = [build_stage_loss(stage.loss, recipe.electrostatics) for stage in recipe.stages]
     _check_labels(recipe, losses, splits.train)
     session = Session.begin(recipe, model, splits, folder, log, save, resolved_recipe, evaluate, observers)
     if session.valid is None:

@@ -48,6 +48,7 @@ MULTIPOLES: Final = Column("RMSE DMA", "atomic_multipoles", "rmse", "me·Å^l", 
 RELATIVE_MULTIPOLES: Final = Column("rel DMA", "atomic_multipoles", "relative_rmse", "%", 1e2)
 ATOMIC_CHARGES: Final = Column("RMSE qs", "atomic_charges", "rmse", "me", 1e3)
 ATOMIC_DIPOLES: Final = Column("RMSE dipoles", "atomic_dipoles", "rmse", "me·Å", 1e3)
+POTENTIALS: Final = Column("RMSE ESP", "electrostatic_potentials", "rmse", "mV", 1e3)
 DIPOLE: Final = Column("RMSE mu", "dipole", "rmse", "me·Å", 1e3)
 DIPOLE_PER_ATOM: Final = Column("RMSE mu", "dipole_per_atom", "rmse", "me·Å/atom", 1e3)
 RELATIVE_DIPOLE: Final = Column("rel mu", "dipole_per_atom", "relative_rmse", "%", 1e2)
@@ -62,6 +63,7 @@ ALL_COLUMNS: Final = (
     VIRIALS,
     MULTIPOLES,
     RELATIVE_MULTIPOLES,
+    POTENTIALS,
     DIPOLE,
     RELATIVE_DIPOLE,
     POLARIZABILITY,
@@ -122,6 +124,32 @@ per_atom_mae = _table(
     attrs.evolve(FORCES, heading="MAE F", statistic="mae"),
 )
 total_rmse = _table(Column("RMSE E", "energy", "rmse", "meV", 1e3), FORCES, RELATIVE_FORCES)
+total_mae = _table(
+    Column("MAE E", "energy", "mae", "meV", 1e3),
+    attrs.evolve(FORCES, heading="MAE F", statistic="mae"),
+)
+per_atom_mae_stress_virials = _table(
+    attrs.evolve(ENERGY, heading="MAE E", statistic="mae"),
+    attrs.evolve(FORCES, heading="MAE F", statistic="mae"),
+    attrs.evolve(STRESS, heading="MAE stress", statistic="mae"),
+    attrs.evolve(VIRIALS, heading="MAE virials", statistic="mae"),
+)
+dipole_mae = _table(attrs.evolve(DIPOLE_PER_ATOM, heading="MAE mu", statistic="mae"))
+energy_dipole_rmse = _table(ENERGY, FORCES, RELATIVE_FORCES, DIPOLE_PER_ATOM, RELATIVE_DIPOLE)
+energy_dipole_potentials_rmse = _table(
+    ENERGY, FORCES, RELATIVE_FORCES, DIPOLE_PER_ATOM, RELATIVE_DIPOLE, POTENTIALS
+)
+electrostatic_rmse = _table(
+    ENERGY,
+    FORCES,
+    RELATIVE_FORCES,
+    MULTIPOLES,
+    RELATIVE_MULTIPOLES,
+    DIPOLE_PER_ATOM,
+    RELATIVE_DIPOLE,
+    POTENTIALS,
+    POLARIZABILITY,
+)
 per_atom_rmse_stress_virials = _table(ENERGY, FORCES, RELATIVE_FORCES, STRESS, VIRIALS)
 density_coefficients_rmse = _table(MULTIPOLES, RELATIVE_MULTIPOLES, ATOMIC_CHARGES, ATOMIC_DIPOLES)
 density_energy_rmse = _table(ENERGY, FORCES, RELATIVE_FORCES, MULTIPOLES)

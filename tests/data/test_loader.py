@@ -14,7 +14,7 @@ from lsf.data.loader import load_data
 from lsf.data.statistics import count_table
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.errors import DataError
-from lsf.recipe import Checks, Head
+from lsf.recipe import Checks, Head, LossTerm, Stage
 
 LOG = logging.getLogger("tests.data")
 
@@ -221,3 +221,21 @@ def test_formal_charges_from_the_data(tmp_path):
         write(tmp_path / "a.xyz", *frames), heads=heads, options=Charged(formal_charges="from_data")
     )
     assert splits.train[0].formal_charges.tolist() == [-2.0, 1.0, 1.0]
+
+
+def test_potentials_follow_from_multipoles_where_a_loss_wants_them(tmp_path):
+    rng = np.random.default_rng(0)
+    texts = [
+        frame_text(
+            positions=WATER + rng.normal(0.0, 0.05, (3, 3)),
+            columns="REF_forces:R:3:dma:R:4",
+            rows=rng.normal(0.0, 0.3, (3, 7)),
+        )
+        for _ in range(4)
+    ]
+    path = write(tmp_path / "train.xyz", *texts)
+    head = attrs.evolve(HEAD, arrays_keys={**HEAD.arrays_keys, "atomic_multipoles": "dma"})
+    for losses, count in (({"forces": 1.0}, 0), ({"esps": 1.0}, 9)):
+        stage = Stage("only", 1, 0.01, {name: LossTerm(weight) for name, weight in losses.items()})
+        splits = load_data(attrs.evolve(recipe(path, heads={"default": head}), stages=(stage,)), LOG)
+        assert splits.counts[0].labels["electrostatic_potentials"] == count

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from data_files import HEAD, HEADS, WATER, frame_text, waters, write
 
+from lsf.data.build import build_graph
 from lsf.data.read import limited, read_atoms, read_file, read_frames
+from lsf.electrostatics.boundary import Electrostatics
 from lsf.errors import DataError, Problem
 from lsf.recipe import Head
 
@@ -326,3 +328,17 @@ def test_repeated_problems_are_counted():
     assert len(shown) == 6
     assert "… and 37 more like this\n    try" in str(shown[4])
     assert str(shown[3]) == "a.xyz, frame 3: energy: found 3; expected less than 5.0"
+
+
+def test_molecules_are_whole_numbers_and_atoms_without_one_are_below_zero(tmp_path):
+    heads = {"default": Head({}, {"molecule_ids": "molID"})}
+    path = write(tmp_path / "m.xyz", frame_text(info="", columns="molID:I:1", rows=[[0], [0], [-1]]))
+    (frame,) = read_frames(path, heads)
+    graph = build_graph(frame, 3.0, Electrostatics(boundary="realspace"), np.zeros(3))
+    assert graph.molecule_ids.tolist() == [0, 0, -1]
+    (frame,) = read_frames(write(tmp_path / "n.xyz", frame_text()), heads)
+    graph = build_graph(frame, 3.0, Electrostatics(boundary="realspace"), np.zeros(3))
+    assert graph.molecule_ids.tolist() == [-1, -1, -1]
+    path = write(tmp_path / "f.xyz", frame_text(info="", columns="molID:R:1", rows=[[0], [0.5], [1]]))
+    with pytest.raises(DataError, match=r"molecule_ids \(key 'molID'\): found numbers with a fraction"):
+        read_frames(path, heads)

@@ -13,13 +13,23 @@ from lsf.options import Component, above, at_least, each, not_empty, option
 
 ENTRIES = {
     "models": {"Charges": "ChargesOptions", "ChargeFree": "ChargeFreeOptions"},
-    "losses": {"energy_per_atom": "NoLossOptions", "forces": "NoLossOptions", "dipole": "DipoleLossOptions"},
+    "losses": {
+        "energy_per_atom": "NoLossOptions",
+        "forces": "NoLossOptions",
+        "dipole": "DipoleLossOptions",
+        "esps": "NoLossOptions",
+    },
     "optimizers": {"adam": "AdamOptions", "sgd": "SgdOptions"},
     "metrics": {"auto": "NoLossOptions"},
     "boundaries": {"mixed_periodic": "NoLossOptions"},
     "mixers": {"sum": "MixerOptions"},
 }
-REQUIRES = {"energy_per_atom": "energy", "forces": "forces", "dipole": "dipole"}
+REQUIRES = {
+    "energy_per_atom": "energy",
+    "forces": "forces",
+    "dipole": "dipole",
+    "esps": "electrostatic_potentials or atomic_multipoles",
+}
 
 
 def write_registry(folder: Path) -> Catalog:

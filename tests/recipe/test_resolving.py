@@ -95,6 +95,16 @@ def test_stage_names_are_unique(write, components):
     assert problem.expected == "a name of its own for each stage"
 
 
+def test_a_loss_may_be_content_with_one_of_two_properties(write, components):
+    loss = ("loss = {", "loss = {esps = 1, ")
+    problem = only(write(loss), components)
+    assert problem.key == "stages.0.loss.esps"
+    assert problem.found == 'no head that maps "electrostatic_potentials" or "atomic_multipoles"'
+    for name in ("electrostatic_potentials", "atomic_multipoles"):
+        path = write(loss, ('forces = "REF_forces"', f'forces = "REF_forces"\n{name} = "key"'))
+        assert "esps" in resolve(path, components=components).stages[0].loss
+
+
 def test_a_loss_needs_its_property_mapped(write, components):
     problem = only(write(("loss = {", "loss = {dipole = 1, ")), components)
     assert problem.key == "stages.0.loss.dipole"

@@ -24,6 +24,7 @@ SHAPES = {
     "polarizability": (1, 3, 3),
     "total_charge": (1,),
     "atomic_multipoles": (None, 4),
+    "electrostatic_potentials": (None,),
 }
 
 
