@@ -24,17 +24,18 @@ p       (t, h, t, k) of one group of columns
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.fourier_layout import Block, Group, layout
+from lsf.electrostatics.fourier_layout import Block, layout
 from lsf.electrostatics.multipoles import monomials
 
-CHUNK_ELEMENTS = 2**16
-"""Products of X and Y worked on at a time: half a megabyte, the second-level cache of most CPUs."""
+CHUNK_ELEMENTS = 2**18
+"""Products of X and Y worked on at a time, two megabytes: larger and smaller chunks were slower."""
 
 
 class DirectPair(NamedTuple):
@@ -48,10 +49,13 @@ class DirectPair(NamedTuple):
     def sum(self, moments: Tensor, degree: int) -> Tensor:
         """Return type 1, see :class:`lsf.electrostatics.backends.AdjointPair`."""
         result = moments.new_zeros(self.n_k, 2)
-        padded = torch.cat([moments, moments.new_zeros(1, moments.shape[1])])
+        # columns [c, b, a] of every atom, zero where a + b + c > L and where the blocks pad
+        columns = torch.cat([moments, moments.new_zeros(len(moments), 1)], 1)[:, _moment_columns(degree)[0]]
+        columns = torch.cat([columns, columns.new_zeros(1, columns.shape[1])])
         for block, tables in zip(self.blocks, self.tables, strict=True):
-            for group in block.groups:
-                result[group.rows] = _sum_group(padded[block.atoms], tables, group, degree)
+            for group, sums in zip(block.groups, _sum_block(columns, tables, block, degree), strict=True):
+                values = sums.take(group.place) * group.signs.to(sums.dtype)
+                result[group.rows] = values.unflatten(1, (2, 4)).sum(2)
         return result
 
     def gather(self, amplitudes: Tensor, degree: int) -> Tensor:
@@ -59,10 +63,15 @@ class DirectPair(NamedTuple):
         # one row more than atoms: padded slots of the blocks write there
         result = amplitudes.new_zeros(self.n_atoms + 1, len(monomials(degree)))
         for block, tables in zip(self.blocks, self.tables, strict=True):
-            gathered = amplitudes.new_zeros(*block.atoms.shape, result.shape[1])
+            real = []
             for group in block.groups:
-                _gather_group(gathered, amplitudes[group.rows], tables, group, degree)
-            result[block.atoms] = gathered
+                values = amplitudes[group.rows, :, None] * group.signs.to(amplitudes.dtype).unflatten(
+                    1, (2, 4)
+                )
+                dense = amplitudes.new_zeros(len(block.atoms) * group.size)
+                real.append(dense.index_add_(0, group.place.reshape(-1), values.reshape(-1)))
+            for atoms, gathered in _gather_block(real, tables, block, degree):
+                result[atoms] = gathered[:, _moment_columns(degree)[1]]
         return result[:-1]
 
 
@@ -90,119 +99,98 @@ def _table(coordinate: Tensor, bound: int) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()], -2)
 
 
-def _orders(table: Tensor, chunk: slice, columns: slice, highest: int) -> Tensor:
-    """Return derivatives 0 … highest of columns of a table, [a, j, order, t n]."""
-    part = table[:, chunk, :, columns]
-    turned = 2.0 * math.pi * torch.arange(columns.start, columns.stop, dtype=table.dtype, device=table.device)
-    orders = [part]
-    for _ in range(highest):
-        cosine, sine = orders[-1].unbind(-2)
-        orders.append(torch.stack([-turned * sine, turned * cosine], -2))
-    return torch.stack(orders, 2).flatten(-2)
+@lru_cache
+def _derivatives(n: int, highest: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return, [order, t, n], which of (cos, sin) derivatives 0 … highest of (cos, sin) take and its factor."""
+    turned = 2.0 * math.pi * torch.arange(n, dtype=torch.float64)
+    signs = ((1.0, 1.0), (-1.0, 1.0), (-1.0, -1.0), (1.0, -1.0))
+    factors = [
+        torch.tensor(signs[d % 4], dtype=torch.float64)[:, None] * turned**d for d in range(highest + 1)
+    ]
+    sources = [(0, 1) if d % 2 == 0 else (1, 0) for d in range(highest + 1)]
+    return torch.tensor(sources, device=device), torch.stack(factors).to(dtype=dtype, device=device)
+
+
+def _orders(table: Tensor, highest: int) -> Tensor:
+    """Return derivatives 0 … highest of a table [..., t, n], [..., order, t, n]."""
+    sources, factors = _derivatives(table.shape[-1], highest, table.dtype, table.device)
+    return table[..., sources, :] * factors
 
 
 @lru_cache
-def _moment_columns(degree: int) -> list[list[int]]:
-    """Per order c, columns of the moments as a flat table [b, a], a, b <= L - c; past the last for none."""
+def _moment_columns(degree: int) -> tuple[list[int], list[int]]:
+    """Return the monomial of every [c, b, a], one past the last for none, and the place of every monomial."""
     column = {exponents: i for i, exponents in enumerate(monomials(degree))}
-    return [
-        [
-            column.get((a, b, c), len(column)) if a + b + c <= degree else len(column)
-            for b in range(degree + 1 - c)
-            for a in range(degree + 1 - c)
-        ]
-        for c in range(degree + 1)
-    ]
+    orders = range(degree + 1)
+    cube = [column.get((a, b, c), len(column)) for c in orders for b in orders for a in orders]
+    return cube, [cube.index(i) for i in range(len(column))]
 
 
-def _chunks(group: Group, n_structures: int, n_atoms: int) -> list[slice]:
-    n_products = 4 * (group.h.stop - group.h.start) * (group.k.stop - group.k.start)
-    step = max(16, CHUNK_ELEMENTS // max(1, n_structures * n_products))
+def _chunks(block: Block, degree: int) -> list[slice]:
+    n_structures, n_atoms = block.atoms.shape
+    largest = max(4 * group.shape[0] * group.shape[1] for group in block.groups) * (degree + 1)
+    step = max(16, CHUNK_ELEMENTS // (n_structures * largest))
+    n_steps = -(-n_atoms // step)
+    step = -(-n_atoms // n_steps)
     return [slice(start, min(start + step, n_atoms)) for start in range(0, n_atoms, step)]
 
 
-def _sum_group(moments: Tensor, tables: tuple[Tensor, Tensor, Tensor], group: Group, degree: int) -> Tensor:
-    """Return type 1 of a group's wave vectors, (n_k_group, 2), from ``moments`` [a, j, monomial]."""
-    n_structures, n_atoms, _ = moments.shape
-    moments = torch.cat([moments, moments.new_zeros(n_structures, n_atoms, 1)], 2)
-    n_h, n_k, n_l = group.shape
-    sums = moments.new_zeros(n_structures, 2 * n_l, 4 * n_h * n_k)
-    for chunk in _chunks(group, n_structures, n_atoms):
-        x = _orders(tables[0], chunk, group.h, degree).flatten(0, 1)  # [q, order, t h]
-        y = _orders(tables[1], chunk, group.k, degree).flatten(0, 1)
-        z = _orders(tables[2], chunk, group.l, degree)
-        weights = moments[:, chunk].flatten(0, 1)
-        for c, columns in enumerate(_moment_columns(degree)):
-            width = degree + 1 - c
-            if width == 1:
-                outer = (x[:, 0] * weights[:, columns])[:, :, None] * y[:, :1]
-            else:
-                weighted = weights[:, columns].unflatten(1, (width, width)) @ x[:, :width]  # [q, b, t h]
-                outer = weighted.transpose(1, 2) @ y[:, :width]  # [q, t h, t k]
-            sums.baddbmm_(z[:, :, c].transpose(1, 2), outer.reshape(n_structures, -1, sums.shape[2]))
-    return _to_complex(sums.reshape(n_structures, 2, n_l, 2, n_h, 2, n_k))[group.dense]
-
-
-def _gather_group(
-    result: Tensor, amplitudes: Tensor, tables: tuple[Tensor, Tensor, Tensor], group: Group, degree: int
-) -> None:
-    """Add type 2 of a group's ``amplitudes`` (n_k_group, 2) to ``result`` [a, j, monomial]."""
-    n_structures, n_atoms, n_columns = result.shape
-    n_h, n_k, n_l = group.shape
-    dense = amplitudes.new_zeros(n_structures * 4 * n_l * n_h * n_k, 2)
-    dense[group.dense] = amplitudes
-    real = _from_complex(dense.reshape(n_structures, 2, 2, n_l, n_h, n_k, 2))
-    real = real.reshape(n_structures, 2 * n_l, 4 * n_h * n_k)
-    for chunk in _chunks(group, n_structures, n_atoms):
-        x = _orders(tables[0], chunk, group.h, degree).flatten(0, 1)
-        y = _orders(tables[1], chunk, group.k, degree).flatten(0, 1)
-        z = _orders(tables[2], chunk, group.l, degree)
-        n_rows = len(x)
-        target = amplitudes.new_zeros(n_rows, n_columns + 1)
-        for c, columns in enumerate(_moment_columns(degree)):
-            width = degree + 1 - c
-            products = torch.bmm(z[:, :, c], real).reshape(n_rows, 2 * n_h, 2 * n_k)
-            contracted = torch.bmm(y[:, :width], products.transpose(1, 2))  # [q, b, t h]
-            target[:, columns] = torch.bmm(contracted, x[:, :width].transpose(1, 2)).flatten(1)
-        result[:, chunk] += target[:, :-1].reshape(n_structures, -1, n_columns)
-
-
-def _to_complex(sums: Tensor) -> Tensor:
-    """Return the sums for (h, ±k, ±l), flat [a, ±k, ±l, l, h, k] and (re, im), from [a, t, l, t, h, t, k].
-
-    Products of (cos - i sin) for s_1, (cos ∓ i sin) for s_2 and s_3.
-    """
-    part = {(x, y, z): sums[:, z, :, x, :, y] for x in (0, 1) for y in (0, 1) for z in (0, 1)}
-    even, mixed = part[0, 0, 0], part[0, 1, 1]
-    signs = []
-    for k in (1.0, -1.0):
-        for l in (1.0, -1.0):  # noqa: E741 - Miller index
-            re = even - k * l * mixed - k * part[1, 1, 0] - l * part[1, 0, 1]
-            im = k * l * part[1, 1, 1] - part[1, 0, 0] - k * part[0, 1, 0] - l * part[0, 0, 1]
-            signs.append(torch.stack([re, im], -1))
-    return torch.stack(signs, 1).reshape(-1, 2)
-
-
-def _from_complex(dense: Tensor) -> Tensor:
-    """Return the transpose of :func:`_to_complex`: [a, t, l, t, h, t, k] from [a, ±k, ±l, l, h, k, 2]."""
-    plus_k, minus_k = dense.unbind(1)
-    # sums and differences over the signs of k, then of l: [a, l, h, k, (re, im)]
-    over_k = {0: plus_k + minus_k, 1: plus_k - minus_k}
-    (pp, dp), (pd, dd) = (
-        ((over_k[0][:, 0] + s * over_k[0][:, 1]), (over_k[1][:, 0] + s * over_k[1][:, 1]))
-        for s in (1.0, -1.0)
-    )
-    parts = {
-        (0, 0, 0): pp[..., 0],
-        (0, 1, 1): -dd[..., 0],
-        (1, 1, 0): -dp[..., 0],
-        (1, 0, 1): -pd[..., 0],
-        (1, 1, 1): dd[..., 1],
-        (1, 0, 0): -pp[..., 1],
-        (0, 1, 0): -dp[..., 1],
-        (0, 0, 1): -pd[..., 1],
-    }
-    rows = [
-        torch.stack([torch.stack([parts[x, y, z] for y in (0, 1)], 3) for x in (0, 1)], 2) for z in (0, 1)
+def _sum_block(
+    columns: Tensor, tables: tuple[Tensor, Tensor, Tensor], block: Block, degree: int
+) -> list[Tensor]:
+    """Return the real sums [a, t, l, p] of every group; ``columns`` (n_atoms + 1, c b a) are moments."""
+    n_structures, n_orders = len(block.atoms), degree + 1
+    sums = [
+        columns.new_zeros(n_structures, 2 * g.shape[2], n_orders * g.size // (2 * g.shape[2]))
+        for g in block.groups
     ]
-    return torch.stack(rows, 1)  # [a, t_z, l, t_x, h, t_y, k]
+    for chunk in _chunks(block, degree):
+        moments = columns[block.atoms[:, chunk].reshape(-1)].unflatten(1, (n_orders * n_orders, n_orders))
+        x, y = (_orders(table[:, chunk].flatten(0, 1), degree) for table in tables[:2])  # [q, order, t, n]
+        for group, total in zip(block.groups, sums, strict=True):
+            n_h, n_k, n_l = group.shape
+            weighted = torch.bmm(moments, x[..., group.h].flatten(2))  # [q, c b, t h]
+            weighted = weighted.unflatten(1, (n_orders, n_orders)).transpose(2, 3)
+            outer = torch.bmm(
+                weighted.reshape(len(x), -1, n_orders), y[..., group.k].flatten(2)
+            )  # [q, c t h, t k]
+            z = tables[2][:, chunk, :, group.l].flatten(2)
+            total.baddbmm_(z.transpose(1, 2), outer.reshape(n_structures, -1, total.shape[2]))
+    return [
+        _differentiate(total.unflatten(2, (n_orders, -1)).transpose(1, 2).unflatten(2, (2, -1)))
+        for total in sums
+    ]
+
+
+def _differentiate(sums: Tensor) -> Tensor:
+    """Return ``Σ_c`` of sums [a, c, t, l, p] that still lack the derivative of order c by s_3."""
+    sources, factors = _derivatives(sums.shape[3], sums.shape[1] - 1, sums.dtype, sums.device)
+    result = sums[:, 0]
+    for c in range(1, sums.shape[1]):
+        result = result + sums[:, c, sources[c]] * factors[c, :, :, None]
+    return result
+
+
+def _gather_block(
+    real: list[Tensor], tables: tuple[Tensor, Tensor, Tensor], block: Block, degree: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield rows of atoms (n,) and their type 2 sums (n, c b a); ``real`` are amplitudes [a, t, l, p]."""
+    n_structures, n_orders = len(block.atoms), degree + 1
+    turned = []
+    for group, dense in zip(block.groups, real, strict=True):
+        sources, factors = _derivatives(group.shape[2], degree, dense.dtype, dense.device)
+        dense = dense.reshape(n_structures, 2, group.shape[2], -1)
+        orders = [(dense * factors[c, :, :, None])[:, sources[c]] for c in range(n_orders)]
+        turned.append(torch.stack(orders, 3).reshape(n_structures, 2 * group.shape[2], -1))  # [a, t l, c p]
+    for chunk in _chunks(block, degree):
+        x, y = (_orders(table[:, chunk].flatten(0, 1), degree) for table in tables[:2])
+        result = x.new_zeros(len(x), n_orders * n_orders, n_orders)
+        for group, dense in zip(block.groups, turned, strict=True):
+            n_h, n_k, _ = group.shape
+            products = torch.bmm(tables[2][:, chunk, :, group.l].flatten(2), dense)
+            products = products.reshape(len(x), n_orders * 2 * n_h, 2 * n_k)
+            contracted = torch.bmm(y[..., group.k].flatten(2), products.transpose(1, 2))  # [q, b, c t h]
+            contracted = contracted.reshape(len(x), n_orders * n_orders, 2 * n_h)
+            result.baddbmm_(contracted, x[..., group.h].flatten(2).transpose(1, 2))  # [q, b c, a]
+        result = result.unflatten(1, (n_orders, n_orders)).transpose(1, 2)
+        yield block.atoms[:, chunk].reshape(-1), result.reshape(len(x), -1)

@@ -6,6 +6,7 @@ molecular dynamics with a fixed cell.
 
 from __future__ import annotations
 
+import math
 import weakref
 from typing import Final, NamedTuple
 
@@ -18,8 +19,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 SMALL_BATCH = 2**21
 """Padded batches below this number of (atom, wave vector) terms are never split."""
 
-GROUP_COST = 2**21
+GROUP_COST = 2**20
 """Work, in (atom, real number) terms, that one more group of columns must save to be worth its calls."""
+
+GROUP_SIZE = 2**11
+"""Real numbers that a group must save for every chunk of atoms."""
 
 MOST_GROUPS: Final = 24
 
@@ -31,7 +35,8 @@ class Group(NamedTuple):
     k: slice
     l: slice  # noqa: E741 - Miller index
     rows: Tensor  # (n_k_group,) int64, rows of the batch's wave vector list
-    dense: Tensor  # (n_k_group,) int64, their place in a flattened [a, ±k, ±l, l, h, k]
+    place: Tensor  # (n_k_group, 8) int64, terms of real, then imaginary part in a flat [a, t, l, p]
+    signs: Tensor  # (n_k_group, 8) float64, of these terms
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -41,6 +46,11 @@ class Group(NamedTuple):
             self.k.stop - self.k.start,
             self.l.stop - self.l.start,
         )
+
+    @property
+    def size(self) -> int:
+        """Return the number of real sums of a structure."""
+        return 8 * math.prod(self.shape)
 
 
 class Block(NamedTuple):
@@ -124,16 +134,37 @@ def _block(first: Tensor, counts: Tensor, members: Tensor, k_triplets: Tensor, k
         inside = (
             ((h >= h0) & (h < h1) & (k >= k0) & (k < k1)).nonzero()[:, 0] if len(boxes) > 1 else slice(None)
         )
-        dense = _place(triplets[inside], local[inside], (h0, h1, k0, k1, n_l))
-        groups.append(Group(slice(h0, h1), slice(k0, k1), slice(0, n_l), rows[inside], dense))
+        place, signs = _terms(triplets[inside], local[inside], (h0, h1, k0, k1, n_l))
+        groups.append(Group(slice(h0, h1), slice(k0, k1), slice(0, n_l), rows[inside], place, signs))
     return Block(atoms=atoms, bounds=(b_h, b_k, b_l), groups=tuple(groups))
 
 
-def _place(triplets: Tensor, local: Tensor, box: tuple[int, int, int, int, int]) -> Tensor:
+# (cos - i sin)(s_1) (cos ∓ i sin)(s_2) (cos ∓ i sin)(s_3): which factors are sines, and the sign of the term
+# as powers of the signs of k and l; four terms of the real part, four of the imaginary part
+_TERMS: Final = (
+    ((0, 0, 0), 1.0, (0, 0)),
+    ((0, 1, 1), -1.0, (1, 1)),
+    ((1, 1, 0), -1.0, (1, 0)),
+    ((1, 0, 1), -1.0, (0, 1)),
+    ((1, 1, 1), 1.0, (1, 1)),
+    ((1, 0, 0), -1.0, (0, 0)),
+    ((0, 1, 0), -1.0, (1, 0)),
+    ((0, 0, 1), -1.0, (0, 1)),
+)
+
+
+def _terms(triplets: Tensor, local: Tensor, box: tuple[int, int, int, int, int]) -> tuple[Tensor, Tensor]:
+    """Return places and signs of the eight real sums that make up each wave vector's complex one."""
     h0, h1, k0, k1, n_l = box
-    h, k, l = triplets.unbind(1)  # noqa: E741 - Miller indices
-    signs = (local * 2 + (k < 0)) * 2 + (l < 0)
-    return ((signs * n_l + l.abs()) * (h1 - h0) + h - h0) * (k1 - k0) + k.abs() - k0
+    absolute = triplets.abs()
+    h, k = absolute[:, 0] - h0, absolute[:, 1] - k0
+    n_h, n_k = h1 - h0, k1 - k0
+    first = ((local * 2 * n_l + absolute[:, 2]) * 2 * n_h + h) * 2 * n_k + k
+    steps = (2 * n_h * n_k, n_k, n_l * 4 * n_h * n_k)  # to the sine of the first, second, third coordinate
+    offsets = [sum(s * step for s, step in zip(sines, steps, strict=True)) for sines, _, _ in _TERMS]
+    sign_k, sign_l = (1.0 - 2.0 * (triplets[:, axis] < 0).double() for axis in (1, 2))
+    signs = [sign * sign_k**pk * sign_l**pl for _, sign, (pk, pl) in _TERMS]
+    return first[:, None] + first.new_tensor(offsets), torch.stack(signs, 1)
 
 
 def _split(highest: NDArray[np.int64], n_atoms: int) -> list[tuple[int, int, int, int, int]]:
@@ -143,7 +174,7 @@ def _split(highest: NDArray[np.int64], n_atoms: int) -> list[tuple[int, int, int
     as a cut saves more than the calls it costs.
     """
     boxes = [(0, highest.shape[0], 0, highest.shape[1])]
-    threshold = GROUP_COST / (8.0 * max(1, n_atoms))
+    threshold = max(GROUP_SIZE, GROUP_COST / max(1, n_atoms)) / 8.0
     done: list[tuple[int, int, int, int]] = []
     while boxes:
         h0, h1, k0, k1 = box = boxes.pop()

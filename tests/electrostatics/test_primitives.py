@@ -106,6 +106,7 @@ def test_size_classes_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch)
     n_blocks, *whole = both(triplets)
     monkeypatch.setattr(fourier_layout, "SMALL_BATCH", 0)
     monkeypatch.setattr(fourier_layout, "GROUP_COST", 1)
+    monkeypatch.setattr(fourier_layout, "GROUP_SIZE", 1)
     monkeypatch.setattr(fourier_blocks, "CHUNK_ELEMENTS", 1)
     n_classes, *split = both(triplets.clone())
     assert n_blocks == 1
