@@ -1,21 +1,25 @@
-"""The ASE calculator of a trained model."""
+"""ASE calculators: of a trained model, and of given multipoles."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from lsf.data.build import build_graphs
 from lsf.data.checks import species_problems
 from lsf.data.frames import frame_from_atoms
 from lsf.data.graph import collate
-from lsf.errors import DataError, LsfError
+from lsf.deploy.coulomb import CoulombCalculator
+from lsf.deploy.tracking import Array, TrackingCalculator
+from lsf.electrostatics.net_charge import net_charge_effect
+from lsf.electrostatics.plan_cache import PlanCache
+from lsf.errors import DataError
 from lsf.models.derivatives import evaluate
 from lsf.models.inputs import check_charge_range
 from lsf.recipe import Head
@@ -23,6 +27,8 @@ from lsf.resolve import pick_device
 
 if TYPE_CHECKING:
     from lsf.export.package import LoadedModel
+
+__all__ = ["CoulombCalculator", "LsfCalculator"]
 
 # What ASE asks for by name, and which derived output of the model it takes.
 _DERIVED = {
@@ -43,7 +49,7 @@ _ALWAYS = (
 )
 
 
-class LsfCalculator(Calculator):  # type: ignore[misc]
+class LsfCalculator(TrackingCalculator):
     """Energies, forces, stress, charges, dipole and more of a trained model, for ASE.
 
     Parameters
@@ -91,40 +97,20 @@ class LsfCalculator(Calculator):  # type: ignore[misc]
         external_field_key: str = "external_field",
         formal_charges_key: str = "formal_charges",
     ) -> None:
-        super().__init__()
+        super().__init__(electric_field, external_field_key)
         self.device = torch.device(pick_device(device))
         self.loaded = loaded
         self.model = loaded.model.to(self.device)
-        self.electric_field = None if electric_field is None else _vector(electric_field)
         self.rule = loaded.recipe.model.options.formal_charge_rule()
         arrays = {"charges": formal_charges_key} if self.rule == "from_data" else {}
         self.head = Head({"external_field": external_field_key}, arrays)
-        self._inputs: dict[str, np.ndarray | None] = {}
+        self._plans = PlanCache()
+        self._warned = False
 
-    def set_electric_field(self, electric_field: Sequence[float] | None) -> None:
-        """Apply a physical uniform field in V/Å from the next evaluation on; None removes it."""
-        self.electric_field = None if electric_field is None else _vector(electric_field)
-
-    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """Return what changed since the last calculation, fields and formal charges included."""
-        changes: list[str] = super().check_state(atoms, tol=tol)
-        for name, value in self._read_inputs(atoms).items():
-            old = self._inputs.get(name)
-            same = old is value if old is None or value is None else np.array_equal(old, value)
-            if not same:
-                changes.append(name)
-        return changes
-
-    def _read_inputs(self, atoms: Atoms) -> dict[str, np.ndarray | None]:
-        """Return copies of what the energy depends on besides what ASE compares."""
-        field = self.electric_field
-        if field is None and self.head.info_keys["external_field"] in atoms.info:
-            field = -np.asarray(atoms.info[self.head.info_keys["external_field"]], dtype=np.float64)
+    def other_inputs(self, atoms: Atoms) -> dict[str, Array | None]:
+        """Return the column of formal charges, where the model reads one."""
         charges = atoms.arrays.get(self.head.arrays_keys["charges"]) if self.head.arrays_keys else None
-        return {
-            "field": None if field is None else field.copy(),
-            "formal_charges": None if charges is None else charges.copy(),
-        }
+        return {"formal_charges": charges}
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """Return a property; one that the last calculation left out triggers a new one."""
@@ -155,8 +141,9 @@ class LsfCalculator(Calculator):  # type: ignore[misc]
             )
         batch = self._batch()
         outputs = evaluate(self.model, batch, compute)
-        self._inputs = self._read_inputs(self.atoms)
         self.results = _results(outputs)
+        self.remember(self.atoms)
+        self._warn(batch)
 
     def _batch(self) -> Any:
         plain = self.atoms.copy()
@@ -167,16 +154,20 @@ class LsfCalculator(Calculator):  # type: ignore[misc]
             problems += species_problems([frame], self.loaded.facts.species)
         if problems or frame is None:
             raise DataError(f"{self.loaded.path.name} cannot evaluate these atoms", problems)
-        graphs = build_graphs([frame], self.model.r_max, self.loaded.recipe.electrostatics, self.rule)
+        settings = self.loaded.recipe.electrostatics
+        graphs = build_graphs([frame], self.model.r_max, settings, self.rule, self._plans)
         check_charge_range(self.loaded.recipe.model.options, graphs)
         return collate(graphs).to(self.device)
 
-
-def _vector(values: Sequence[float]) -> np.ndarray:
-    vector = np.asarray(values, dtype=np.float64)
-    if vector.shape != (3,) or not np.isfinite(vector).all():
-        raise LsfError(f"electric_field: found {values!r}; expected 3 finite numbers in V/Å")
-    return vector
+    def _warn(self, batch: Any) -> None:
+        """Say once what a net charge does."""
+        volume = abs(float(torch.linalg.det(batch.cell[0])))
+        effect = net_charge_effect(
+            int(batch.kind[0]), self.results["total_charge"], self.loaded.recipe.electrostatics, volume
+        )
+        if effect is not None and not self._warned:
+            self._warned = True
+            warnings.warn(effect, stacklevel=2)
 
 
 def _results(outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
