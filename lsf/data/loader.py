@@ -17,6 +17,7 @@ from lsf.data.build import boundary_problem, build_graph, share_lists
 from lsf.data.charges import FormalCharges, charges_of
 from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
+from lsf.data.net_charge import net_charge_warnings
 from lsf.data.potentials import add_reference_potentials, trains_on_potentials
 from lsf.data.read import TITLE, Reading, limited, read_file, shown_path
 from lsf.data.statistics import DataFacts, SplitCounts, average_neighbors, count_split, provenance_of
@@ -168,6 +169,7 @@ def _check(
         findings.problems += checks.density_problems(split_frames, limits)
         findings.problems += checks.dipole_weight_problems(split_frames, limits)
         findings.warnings += checks.dipole_warnings(split, split_frames)
+        findings.warnings += net_charge_warnings(split, split_frames, rule, recipe.electrostatics)
         findings.problems += checks.charge_problems(split_frames, rule, limits)
         findings.problems += checks.label_problems(split_frames, _max_l(recipe), limits)
     findings.problems += checks.duplicate_problems(frames, limits)
