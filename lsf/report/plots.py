@@ -62,8 +62,9 @@ The names are those of ``lsf.train.metrics.QUANTITIES``.
 HISTORY_ERRORS: Final[dict[str, tuple[str, str]]] = {
     "rmse_energy_per_atom": ("energy [meV/atom]", BLUE),
     "rmse_forces": ("forces [meV/Å]", ORANGE),
+    "rmse_dipole": ("dipole [me·Å]", GREEN),
 }
-"""Errors of an epoch record (in eV and Å) that are drawn, with their label and colour."""
+"""Errors of an epoch record (in eV, Å and e) that are drawn, with their label and colour."""
 
 
 def in_order(parity: Mapping[str, Pair]) -> dict[str, Pair]:
@@ -112,7 +113,8 @@ def _parity_panel(figure: Figure, place: SubplotSpec, name: str, pair: Pair) -> 
     lower = figure.add_subplot(inner[1], sharex=upper)
 
     low, high = float(min(reference.min(), predicted.min())), float(max(reference.max(), predicted.max()))
-    margin = 0.05 * (high - low) or 0.05 * max(abs(high), 1e-3)
+    # a range of rounding errors only (an exact total charge) is not blown up to fill the panel
+    margin = max(0.05 * (high - low), 1e-3 * max(abs(low), abs(high)), 1e-6)
     limits = (low - margin, high + margin)
     size, opacity = _marker(reference.size)
     upper.plot(limits, limits, color=GREY, linewidth=0.8, zorder=1)
@@ -122,7 +124,7 @@ def _parity_panel(figure: Figure, place: SubplotSpec, name: str, pair: Pair) -> 
     counted = f"{reference.size} value" + ("s" if reference.size != 1 else "")
     upper.set_title(f"{quantity.title}\nRMSE {rmse:.3g} {quantity.fine_unit}  ({counted})", fontsize=9)
 
-    widest = float(np.abs(error).max()) * 1.1 or 1.0
+    widest = max(1.1 * float(np.abs(error).max()), 1e-6)
     lower.axhline(0.0, color=GREY, linewidth=0.8, zorder=1)
     lower.scatter(reference, error, s=size, color=ORANGE, alpha=opacity, linewidths=0, zorder=2)
     lower.set(ylim=(-widest, widest), xlabel=_with_unit("reference", quantity.unit))
@@ -153,18 +155,22 @@ def loss_figure(history: Sequence[Mapping[str, Any]], title: str) -> Figure | No
     panels = [(name, curves) for name, curves in panels if curves]
     if not panels:
         return None
+    starts = _stage_starts(history)
     figure = Figure(figsize=(7.5, 2.8 * len(panels) + 0.6), layout="constrained")
     all_axes: list[Axes] = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
     for axes, (name, curves) in zip(all_axes, panels, strict=True):
         for label, ((epochs, values), color) in curves.items():
             marker = "o" if epochs.size < 40 else None
+            if name == "loss":
+                # every stage has a loss of its own: the numbers on both sides do not belong together
+                epochs, values = _apart(epochs, values, starts)
             axes.plot(epochs, values, color=color, label=label, linewidth=1.4, marker=marker, markersize=3)
         axes.set_yscale("log")
         axes.set_ylabel(name)
-        axes.legend(frameon=False, fontsize=9, loc="upper right")
+        axes.legend(fontsize=9, loc="upper right", edgecolor="none", framealpha=0.9)
         _plain(axes)
         axes.grid(axis="y", which="major", color="#DDDDDD", linewidth=0.6)
-    _mark_stages(all_axes, history)
+    _mark_stages(all_axes, starts)
     all_axes[-1].set_xlabel("epoch")
     all_axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(title, fontsize=12, fontweight="bold", parse_math=False)
@@ -182,20 +188,30 @@ def _series(history: Sequence[Mapping[str, Any]], key: str, factor: float = 1.0)
     return columns[:, 0], columns[:, 1]
 
 
-def _mark_stages(all_axes: Sequence[Axes], history: Sequence[Mapping[str, Any]]) -> None:
-    """Draw a line where a stage begins and write its name at the top of the first panel."""
-    starts = [
-        record
+def _stage_starts(history: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+    """Return where each stage begins, half an epoch before its first one, and its name."""
+    return [
+        (record["epoch"] - 0.5, str(record["stage"]))
         for before, record in zip([None, *history], history, strict=False)
         if before is None or before["stage"] != record["stage"]
     ]
-    for position, record in enumerate(starts):
-        left = record["epoch"] - 0.5
+
+
+def _apart(epochs: Array, values: Array, starts: Sequence[tuple[float, str]]) -> tuple[Array, Array]:
+    """Return a curve with a gap where each stage but the first begins."""
+    gaps = np.array([start for start, _ in starts[1:]])
+    places = np.searchsorted(epochs, gaps)
+    return np.insert(epochs, places, gaps), np.insert(values, places, np.nan)
+
+
+def _mark_stages(all_axes: Sequence[Axes], starts: Sequence[tuple[float, str]]) -> None:
+    """Draw a line where a stage begins and write its name at the top of the first panel."""
+    for position, (left, name) in enumerate(starts):
         if position:
             for axes in all_axes:
                 axes.axvline(left, color=GREY, linewidth=0.9, linestyle="--", zorder=0)
         all_axes[0].annotate(
-            str(record["stage"]),
+            name,
             xy=(left, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(4, 4),
