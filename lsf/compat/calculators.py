@@ -14,7 +14,6 @@ from ase.calculators.calculator import all_changes
 
 from lsf.catalog import catalog
 from lsf.deploy.ase import LsfCalculator
-from lsf.deploy.tracking import Array
 from lsf.errors import LsfError, did_you_mean
 from lsf.export.package import LoadedModel, load_model
 from lsf.models.build import DTYPES
@@ -29,6 +28,7 @@ ENERGIES: Final = (
     "energy_short_range",
     "energy_coulomb",
     "energy_field",
+    "potential",
 )
 """Results that count in the unit of energy."""
 
@@ -143,20 +143,13 @@ class OldCalculator(LsfCalculator):
     ) -> None:
         """Fill ``results`` under the old names, in the units asked for."""
         super().calculate(atoms, properties, system_changes)
-        powers = {**dict.fromkeys(ENERGIES, 0), "forces": 1, "stress": 3}
+        powers = {**dict.fromkeys(ENERGIES, 0), "forces": 1, "hessian": 2, "stress": 3}
         for name, power in powers.items():
             if name in self.results:
                 self.results[name] = self.results[name] * (self.energy_unit / self.length_unit**power)
-        self.results["external_field"] = self._external_field()
+        field = self.external_field(self.atoms)
+        self.results["external_field"] = np.zeros(3) if field is None else field
         self.results["fermi_level"] = 0.0
-
-    def _external_field(self) -> Array:
-        """Return the gradient of the potential that was applied, (3,) V/Å."""
-        if self.electric_field is not None:
-            return -self.electric_field
-        key = self.head.info_keys["external_field"]
-        found = self.atoms.info[key] if key in self.atoms.info else np.zeros(3)
-        return np.asarray(found, dtype=np.float64).reshape(3)
 
 
 class LocalChargesCalculator(OldCalculator):

@@ -78,7 +78,7 @@ def run_translated(translation: Translation, path: Path) -> None:
     if not fresh and stored.is_file() and stored.read_text(encoding="utf-8") != resolved_toml(recipe):
         raise LsfError(
             f"{folder} holds a run of the same name and seed with other settings (see {stored}): give "
-            "another --name, --seed or --work_dir, or start anew with --no-restart_latest, which overwrites it"
+            "another --name, --seed or --work_dir, or start anew with --no-restart_latest, overwriting it"
         )
     level = str(translation.flags["log_level"]).upper()
     handlers = log_handlers(folder_of(translation, "log_dir", "logs"), translation.tag, level)

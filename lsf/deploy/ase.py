@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CoulombCalculator", "LsfCalculator"]
 
+_OLD_NAMES = ("FixedChargeBaselineCalculator", "LocalChargesCalculator", "LocalSplitChargesCalculator")
+
 # What ASE asks for by name, and which derived output of the model it takes.
 _DERIVED = {
     "forces": "forces",
@@ -47,6 +49,15 @@ _ALWAYS = (
     "partial_dipoles",
     "total_charge",
 )
+
+
+def __getattr__(name: str) -> Any:
+    """Return a calculator with the keywords of the older ones; they are built on the one of this module."""
+    if name in _OLD_NAMES:
+        from lsf.compat import calculators
+
+        return getattr(calculators, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class LsfCalculator(TrackingCalculator):
