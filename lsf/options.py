@@ -50,6 +50,12 @@ def one_of(*choices: str) -> Rule:
     return Rule(f"one of {listed}", lambda value: value in choices, choices)
 
 
+def keys_among(*choices: str) -> Rule:
+    """Return the rule that all keys of a table are among a few words."""
+    listed = ", ".join(f'"{choice}"' for choice in choices)
+    return Rule(f"keys among {listed}", lambda value: set(value) <= set(choices))
+
+
 def not_empty() -> Rule:
     """Return the rule that a string, table or list is not empty."""
     return Rule("not empty", lambda value: len(value) > 0)

@@ -20,6 +20,7 @@ from lsf.options import (
     device_name,
     each,
     file_name,
+    keys_among,
     not_empty,
     one_of,
     option,
@@ -181,6 +182,18 @@ class LossTerm:
     options: Any = None
 
 
+PARAMETER_GROUPS: Final = (
+    "embedding",
+    "interactions_decay",
+    "interactions_no_decay",
+    "products",
+    "readouts",
+    "source_maps",
+    "polarizability_readouts",
+)
+"""Groups of a model's weights that may have a learning rate of their own."""
+
+
 @attrs.frozen
 class Stage:
     """One leg of the training, with its own losses and learning rate (``[[stages]]``)."""
@@ -197,6 +210,12 @@ class Stage:
         "here are trained on.",
         validator=not_empty(),
         registry="losses",
+    )
+    lr_groups: dict[str, float] = option(
+        "Learning rate of a group of weights where it differs from lr. A small one for the readouts of "
+        "charges keeps them from following every batch.",
+        factory=dict,
+        validator=[each(above(0.0)), keys_among(*PARAMETER_GROUPS)],
     )
 
 
@@ -236,6 +255,17 @@ class Training:
         "printed, not what is trained.",
         default="auto",
         registry="metrics",
+    )
+    patience: int | None = option(
+        "Number of evaluations without a better validation loss after which a stage ends before its last "
+        'epoch. "none" runs all epochs.',
+        default=None,
+        validator=unless_none(at_least(1)),
+    )
+    scheduler: Component = component(
+        "How the learning rate changes within a stage; every stage begins anew. constant keeps it.",
+        kind="schedulers",
+        default="constant",
     )
     optimizer: Component = component(
         "The optimizer and its options; the learning rate stands in the stages. adam suits most runs.",

@@ -107,6 +107,24 @@ class Backbone(nn.Module):
             for index in range(n_interactions)
         )
 
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return all parameters by group; those named ``decay`` are the ones MACE lets decay."""
+        groups: dict[str, list[nn.Parameter]] = {
+            "embedding": [self.embedding],
+            "interactions_decay": [],
+            "interactions_no_decay": [],
+            "products": [],
+        }
+        for name, parameter in self.layers.named_parameters():
+            part = name.split(".")[1]  # "<layer>.<part>.<…>"
+            if part in ("contraction", "linear"):
+                groups["products"].append(parameter)
+            elif ".linear_down." in name:
+                groups["interactions_decay"].append(parameter)
+            else:
+                groups["interactions_no_decay"].append(parameter)
+        return groups
+
     def embed(self, species: Tensor) -> Tensor:
         """Return the initial scalars ``(n_atoms, 1, n_channels)`` of species indices."""
         return nn.functional.embedding(species, self.embedding).unsqueeze(1)

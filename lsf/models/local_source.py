@@ -106,6 +106,23 @@ class LocalSourceModel(nn.Module):
         """Dtype of the parameters and the short-range part."""
         return self.backbone.embedding.dtype
 
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return all parameters, each once, by the group that may have a learning rate of its own.
+
+        The names follow MACE; ``source_maps`` are the weights that make charges out of features.
+        """
+        mixer = {id(parameter) for parameter in self.source.mixer.parameters()}
+        groups = self.backbone.parameter_groups()
+        groups["embedding"] += self.source.mixer.parameters()
+        return {
+            **groups,
+            "readouts": list(self.readout.parameters()),
+            "source_maps": [p for p in self.source.parameters() if id(p) not in mixer],
+            "polarizability_readouts": []
+            if self.polarizability is None
+            else list(self.polarizability.parameters()),
+        }
+
     def set_dtype(self, dtype: torch.dtype) -> LocalSourceModel:
         """Convert the parameters, leave the buffers, return the model."""
         for parameter in self.parameters():

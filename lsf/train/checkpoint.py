@@ -21,7 +21,7 @@ from lsf.data.graph import AtomGraph
 from lsf.errors import LsfError
 from lsf.files import replacing
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the layout below; a file of another version is refused."""
 
 SHARE_OF_TIME: Final = 0.05
@@ -47,7 +47,8 @@ class Position:
     """How far a run has come: finished stages, finished epochs of this stage, steps of this epoch.
 
     ``epoch_terms`` (2, n_terms) are the loss sums of this epoch's steps and ``epoch_seconds`` their time,
-    ``seconds`` the time of the whole run, ``metrics_bytes`` the length of ``metrics.jsonl``.
+    ``seconds`` the time of the whole run, ``metrics_bytes`` the length of ``metrics.jsonl``, ``waited`` the
+    number of evaluations since the stage's best.
     """
 
     stage: int = 0
@@ -57,6 +58,7 @@ class Position:
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     metrics_bytes: int = 0
+    waited: int = 0
     best: Best | None = None
 
 

@@ -6,8 +6,8 @@ A builder takes its options and the model; the registry entries stand in ``regis
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final, Protocol, runtime_checkable
 
 import attrs
 import torch
@@ -17,6 +17,17 @@ from torch.optim import Adam, AdamW, Optimizer
 from lsf.options import above, at_least, between, each, option
 
 ParameterGroups = list[dict[str, Any]]
+
+DECAYING: Final = ("interactions_decay", "products")
+"""Groups of a model's weights that weight decay acts on, as in MACE."""
+
+
+@runtime_checkable
+class HasParameterGroups(Protocol):
+    """Models that sort their weights into the groups of :data:`lsf.recipe.PARAMETER_GROUPS`."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return all parameters, each once, by the name of their group."""
 
 
 @attrs.frozen
@@ -34,8 +45,8 @@ class AdamOptions:
         validator=above(0.0),
     )
     weight_decay: float = option(
-        "Pull of weight matrices towards zero; vectors and scalars are left alone. A little keeps weights "
-        "from drifting.",
+        "Pull of the weights of the groups interactions_decay and products towards zero; all others are left "
+        "alone. A little keeps weights from drifting.",
         default=0.0,
         validator=at_least(0.0),
     )
@@ -61,8 +72,8 @@ class ScheduleFreeOptions:
         validator=above(0.0),
     )
     weight_decay: float = option(
-        "Pull of weight matrices towards zero; vectors and scalars are left alone. A little keeps weights "
-        "from drifting.",
+        "Pull of the weights of the groups interactions_decay and products towards zero; all others are left "
+        "alone. A little keeps weights from drifting.",
         default=0.0,
         validator=at_least(0.0),
     )
@@ -74,28 +85,51 @@ class ScheduleFreeOptions:
     )
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> ParameterGroups:
-    """Return the trainable parameters, those of two and more dimensions apart when they are to decay.
+def parameter_groups(
+    model: nn.Module, weight_decay: float, separate: Collection[str] = ()
+) -> ParameterGroups:
+    """Return the trainable parameters, in as few groups as decay and learning rates allow.
 
-    Biases and scalars carry offsets and scales of the data, which a pull towards zero would falsify.
+    Groups named in ``separate`` stay apart and keep their ``name``, since a stage may give them a learning
+    rate of their own; all others have the name "". Decay acts on :data:`DECAYING`. Of a model that does not
+    sort its weights it acts on those of two and more dimensions: biases and scalars carry offsets and scales
+    of the data, which a pull towards zero would falsify.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if weight_decay == 0.0:
-        return [{"params": trainable, "weight_decay": 0.0}]
-    matrices = [parameter for parameter in trainable if parameter.ndim >= 2]
-    others = [parameter for parameter in trainable if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    groups: dict[tuple[str, float], list[Tensor]] = {}
+    for name, decays, parameter in _sorted_parameters(model):
+        key = (name if name in separate else "", weight_decay if decays else 0.0)
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "name": name}
+        for (name, decay), parameters in groups.items()
+    ]
 
 
-def adam(options: AdamOptions, model: nn.Module) -> Optimizer:
+def _sorted_parameters(model: nn.Module) -> list[tuple[str, bool, Tensor]]:
+    """Return (group, whether it decays, parameter) of all trainable parameters."""
+    if isinstance(model, HasParameterGroups):
+        named = [
+            (name, name in DECAYING, p) for name, group in model.parameter_groups().items() for p in group
+        ]
+    else:
+        named = [("", parameter.ndim >= 2, parameter) for parameter in model.parameters()]
+    return [item for item in named if item[2].requires_grad]
+
+
+def group_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the groups of weights a model has; none for a model that does not sort them."""
+    groups = model.parameter_groups() if isinstance(model, HasParameterGroups) else {}
+    return tuple(name for name, parameters in groups.items() if parameters)
+
+
+def adam(options: AdamOptions, model: nn.Module, separate: Collection[str] = ()) -> Optimizer:
     """Return Adam (Kingma and Ba, arXiv:1412.6980); weight decay is added to the gradient."""
-    return Adam(parameter_groups(model, options.weight_decay), **_adam_arguments(options))
+    return Adam(parameter_groups(model, options.weight_decay, separate), **_adam_arguments(options))
 
 
-def adamw(options: AdamOptions, model: nn.Module) -> Optimizer:
+def adamw(options: AdamOptions, model: nn.Module, separate: Collection[str] = ()) -> Optimizer:
     """Return AdamW (Loshchilov and Hutter, arXiv:1711.05101); weights decay apart from the gradient."""
-    return AdamW(parameter_groups(model, options.weight_decay), **_adam_arguments(options))
+    return AdamW(parameter_groups(model, options.weight_decay, separate), **_adam_arguments(options))
 
 
 def _adam_arguments(options: AdamOptions) -> dict[str, Any]:
@@ -103,15 +137,22 @@ def _adam_arguments(options: AdamOptions) -> dict[str, Any]:
     return {"betas": options.betas, "eps": options.eps, "amsgrad": options.amsgrad, "fused": True}
 
 
-def schedule_free(options: ScheduleFreeOptions, model: nn.Module) -> Optimizer:
+def schedule_free(
+    options: ScheduleFreeOptions, model: nn.Module, separate: Collection[str] = ()
+) -> Optimizer:
     """Return schedule-free AdamW."""
-    return ScheduleFreeAdamW(parameter_groups(model, options.weight_decay), options)
+    return ScheduleFreeAdamW(parameter_groups(model, options.weight_decay, separate), options)
 
 
-def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameters; the optimizer's other state stays."""
+def set_learning_rates(
+    optimizer: Optimizer, lr: float, lr_groups: Mapping[str, float], rate: Callable[[float], float]
+) -> None:
+    """Set ``rate(lr)`` for all parameters, with a group's own ``lr`` where it has one.
+
+    The optimizer's other state stays.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = rate(lr_groups.get(group["name"], lr))
 
 
 class ScheduleFreeAdamW(Optimizer):

@@ -166,6 +166,13 @@ class Reporter:
         if self.bar is not None:
             self.bar.advance(self.task)
 
+    def skip(self, steps: int) -> None:
+        """Note that so many steps will not be taken."""
+        self.done += steps
+        self.first += steps
+        if self.bar is not None:
+            self.bar.advance(self.task, steps)
+
     def describe(self, text: str) -> None:
         """Show a text beside the bar."""
         if self.bar is not None:

@@ -28,7 +28,9 @@ from lsf.train.checkpoint import (
 from lsf.train.ema import build_average, weights_in_place
 from lsf.train.evaluation import Evaluate, EvaluationSet, device_of
 from lsf.train.loop import Learner, steps_per_epoch
+from lsf.train.optimizer import group_names, set_learning_rates
 from lsf.train.progress import MetricsFile, Observer, Record
+from lsf.train.schedulers import Scheduler
 
 
 class Splits(Protocol):
@@ -58,9 +60,17 @@ def build_learner(recipe: Recipe, model: nn.Module, evaluate: Evaluate) -> Learn
     """Return the model with its optimizer and the average of its weights."""
     settings = recipe.training
     choice = settings.optimizer
-    optimizer = catalog().entry("optimizers", choice.use).target()(choice.options, model)
+    separate = {name for stage in recipe.stages for name in stage.lr_groups}
+    optimizer = catalog().entry("optimizers", choice.use).target()(choice.options, model, separate)
     average = build_average(model, optimizer, settings.ema_decay)
     return Learner(model, optimizer, average, evaluate, device_of(model), settings.clip_grad)
+
+
+def build_scheduler(recipe: Recipe) -> Scheduler:
+    """Return the scheduler of a stage, as it begins."""
+    choice = recipe.training.scheduler
+    scheduler: Scheduler = catalog().entry("schedulers", choice.use).target()(choice.options)
+    return scheduler
 
 
 def build_valid(recipe: Recipe, splits: Splits, learner: Learner) -> EvaluationSet | None:
@@ -84,6 +94,7 @@ class Session:
     log: logging.Logger
     save_model: Save
     fingerprint: str
+    scheduler: Scheduler
     observers: Sequence[Observer] = ()
     position: Position = attrs.field(factory=Position)
     clock: SaveClock = attrs.field(factory=SaveClock)
@@ -107,7 +118,25 @@ class Session:
         fingerprint = fingerprint_of(resolved_recipe, splits.train, splits.valid)
         valid = build_valid(recipe, splits, learner)
         frames = FrameStore(splits.train, learner.device)
-        return cls(recipe, splits, learner, frames, valid, folder, log, save, fingerprint, observers)
+        scheduler = build_scheduler(recipe)
+        session = cls(
+            recipe, splits, learner, frames, valid, folder, log, save, fingerprint, scheduler, observers
+        )
+        session.warn_of_unknown_groups()
+        return session
+
+    def warn_of_unknown_groups(self) -> None:
+        """Say which learning rates have no effect on this model."""
+        known = group_names(self.learner.model)
+        for stage in self.recipe.stages:
+            for name in stage.lr_groups:
+                if name not in known:
+                    self.log.warning(
+                        "lr_groups.%s of stage %s has no effect: this model has no such weights; it has %s",
+                        name,
+                        stage.name,
+                        ", ".join(known) or "no groups",
+                    )
 
     @property
     def stage(self) -> Stage:
@@ -153,6 +182,22 @@ class Session:
         name = f" ({self.stage.name})" if self.position.stage < len(self.recipe.stages) else ""
         return f"epoch {self.epoch}/{self.total_epochs}{place}{name}"
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of this epoch."""
+        return self.scheduler.rate(self.stage.lr)
+
+    def set_learning_rates(self) -> None:
+        """Give the optimizer the learning rates of this epoch."""
+        stage = self.stage
+        set_learning_rates(self.learner.optimizer, stage.lr, stage.lr_groups, self.scheduler.rate)
+
+    def next_stage(self) -> None:
+        """Go on to the beginning of the next stage."""
+        position = self.position
+        position.stage, position.epoch, position.waited = position.stage + 1, 0, 0
+        self.scheduler = build_scheduler(self.recipe)
+
     def start(self, resume: bool) -> None:
         """Take up the last checkpoint, or begin anew and write the first one."""
         remove_leftovers(self.last_file.parent)
@@ -170,6 +215,7 @@ class Session:
         learner.model.load_state_dict(content["model"])
         learner.optimizer.load_state_dict(content["optimizer"])
         learner.average.load_state_dict(content["average"])
+        self.scheduler.load_state_dict(content["scheduler"])
         self.metrics_file.truncate(self.position.metrics_bytes)
         self.log.info("resuming from %s, after %s", self.last_file, self.where())
 
@@ -180,6 +226,7 @@ class Session:
             "model": learner.model.state_dict(),
             "optimizer": learner.optimizer.state_dict(),
             "average": learner.average.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
         }
         write_checkpoint(self.last_file, self.fingerprint, self.position, states)
         best = self.position.best

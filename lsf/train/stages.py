@@ -37,7 +37,6 @@ from lsf.train.loop import (
 )
 from lsf.train.losses import StageLoss, build_stage_loss
 from lsf.train.metrics import SplitMetrics
-from lsf.train.optimizer import set_learning_rate
 from lsf.train.progress import Observer, Record, Reporter, error_text, history_of
 from lsf.train.session import Save, Session, Splits
 from lsf.train.tables import build_error_table
@@ -147,17 +146,39 @@ class _StageRun:
         stage, position = session.stage, session.position
         if position.best is not None and position.best.stage != position.stage:
             position.best = None
-        set_learning_rate(session.learner.optimizer, stage.lr)
         self.reporter.describe(stage.name)
-        while position.epoch < stage.epochs:
+        while not self.is_over():
+            session.set_learning_rates()
             self.run_epoch()
             self.stop_if_asked()
-            if position.epoch < stage.epochs and session.clock.due():
+            if not self.is_over() and session.clock.due():
                 session.save()
+        self.skip_rest()
         session.save_best_model(session.stage_file(stage))
-        position.stage, position.epoch = position.stage + 1, 0
+        session.next_stage()
         session.save()
         self.stop_if_asked()
+
+    def is_over(self) -> bool:
+        """Return whether the stage has had all its epochs or has waited for a better loss long enough."""
+        position, patience = self.session.position, self.session.recipe.training.patience
+        out_of_patience = patience is not None and position.waited >= patience
+        return position.epoch >= self.session.stage.epochs or out_of_patience
+
+    def skip_rest(self) -> None:
+        """Leave out the epochs of a stage that ended early."""
+        session, position, stage = self.session, self.session.position, self.session.stage
+        rest = stage.epochs - position.epoch
+        if rest == 0:
+            return
+        session.log.info(
+            "stage %s ends after %d of %d epochs: no better validation loss in %d evaluations",
+            stage.name,
+            position.epoch,
+            stage.epochs,
+            position.waited,
+        )
+        self.reporter.skip(rest * session.steps_per_epoch)
 
     def run_epoch(self) -> None:
         """Take the remaining steps of an epoch, evaluate where it is due, and write down how it went."""
@@ -207,7 +228,8 @@ class _StageRun:
     def record_epoch(self, terms: Tensor, seconds: float) -> None:
         """Evaluate where it is due, keep the best weights, and write the lines of the epoch."""
         session, position, stage = self.session, self.session.position, self.session.stage
-        common = {"epoch": session.epoch, "stage": stage.name, "lr": stage.lr}
+        common = {"epoch": session.epoch, "stage": stage.name, "lr": session.lr}
+        session.scheduler.epoch_ended()
         score = self.loss.combine(terms).item()
         named = self.loss.named(terms)
         records: list[Record] = [
@@ -225,6 +247,7 @@ class _StageRun:
                 records.append(_eval_record("eval", "valid", valid, common, elapsed))
                 score, errors = valid.loss, f", {error_text(valid)}"
             self.keep_if_best(score)
+            session.scheduler.evaluated(score)
             place = f"Epoch {session.epoch}/{session.total_epochs} {stage.name}"
             self.reporter.line(f"{place}: loss={score:.4g}{errors}", always=last)
         session.record(*records)
@@ -249,6 +272,9 @@ class _StageRun:
         if position.best is None or score < position.best.loss:
             weights = [weight.clone() for weight in session.learner.average.weights()]
             position.best = Best(position.stage, session.epoch, score, weights)
+            position.waited = 0
+        else:
+            position.waited += 1
 
 
 def _finish(session: Session) -> TrainResult:

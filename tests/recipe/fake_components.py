@@ -20,6 +20,7 @@ ENTRIES = {
         "esps": "NoLossOptions",
     },
     "optimizers": {"adam": "AdamOptions", "sgd": "SgdOptions"},
+    "schedulers": {"constant": "NoLossOptions"},
     "metrics": {"auto": "NoLossOptions"},
     "boundaries": {"mixed_periodic": "NoLossOptions"},
     "mixers": {"sum": "MixerOptions"},

@@ -122,8 +122,8 @@ def test_checkpoint_with_code_is_refused(tmp_path):
 
 def test_checkpoint_of_another_format(tmp_path, monkeypatch):
     run(tmp_path, make_recipe((1,)))
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
-    with pytest.raises(CheckpointError, match="has checkpoint format 1; this version of lsf reads 2"):
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    with pytest.raises(CheckpointError, match="has checkpoint format 2; this version of lsf reads 3"):
         run(tmp_path, make_recipe((1,)))
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from lsf.catalog import catalog
 from lsf.train.ema import ExponentialAverage, Latest, OptimizerAverage, build_average
 from lsf.train.loop import epoch_batches
-from lsf.train.optimizer import ScheduleFreeOptions, parameter_groups, schedule_free, set_learning_rate
+from lsf.train.optimizer import ScheduleFreeOptions, parameter_groups, schedule_free, set_learning_rates
 
 NAMES = [entry.name for entry in catalog().entries("optimizers")]
 
@@ -30,7 +30,7 @@ def test_optimizers_find_the_minimum_of_a_parabola(name, dtype):
     model = nn.ParameterDict({"x": nn.Parameter(torch.tensor([3.0, -2.0], dtype=dtype))})
     optimizer = build(name, model)
     average = build_average(model, optimizer, None)
-    set_learning_rate(optimizer, 0.1)
+    set_learning_rates(optimizer, 0.1, {}, float)
     for _ in range(600):
         optimizer.zero_grad()
         (model["x"] - 1.0).square().sum().backward()
@@ -66,7 +66,7 @@ def test_schedule_free_follows_the_published_recursion(warmup):
     square = weight_sum = 0.0
     for step in range(1, 13):
         rate = 0.1 if step < 7 else 0.02
-        set_learning_rate(optimizer, rate)
+        set_learning_rates(optimizer, rate, {}, float)
         y = (1.0 - beta_1) * z + beta_1 * x
         assert float(model["x"].detach()) == pytest.approx(y, rel=1e-13)
         gradient = math.cos(y)
