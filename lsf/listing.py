@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ase.data import chemical_symbols
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -84,7 +85,7 @@ def print_model(path: Path, console: Console) -> None:
         "cutoff": f"{header['cutoff']:g} Å",
         "boundary": header["boundary"],
         "dtype": header["dtype"],
-        "atomic energies": _pairs(_by_symbol(energies, header["species"]), " eV"),
+        "atomic energies": _pairs(_by_symbol(energies), " eV"),
         "training": _pairs(header["training"]),
         "units": _pairs(header["units"]),
         "written by": f"lsf {header['lsf_version']}, torch {header['torch_version']}, "
@@ -93,8 +94,9 @@ def print_model(path: Path, console: Console) -> None:
     _print_facts(header["name"], facts, console)
 
 
-def _by_symbol(energies: Any, species: Sequence[str]) -> Mapping[str, Any]:
-    return energies if isinstance(energies, Mapping) else dict(zip(species, energies, strict=True))
+def _by_symbol(energies: Mapping[str, float]) -> dict[str, float]:
+    """Return energies by chemical symbol; in a file they stand by atomic number."""
+    return {chemical_symbols[int(number)]: energy for number, energy in energies.items()}
 
 
 def _pairs(table: Mapping[str, Any], unit: str = "") -> str:

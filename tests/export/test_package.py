@@ -139,3 +139,13 @@ def test_a_truncated_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelFileError, match="not a readable safetensors file"):
         lsf.load(path)
+
+
+def test_show_names_the_elements(tmp_path, capsys):
+    from lsf.cli import main
+
+    _, path = stored(tmp_path)
+    assert main(["show", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "H -13.6057 eV, O -430.123 eV" in shown
+    assert "LocalSplitCharges" in shown
