@@ -79,6 +79,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_eval(_add(commands, "eval", eval_command, "label the frames of a file and print the errors"))
 
+    _add_potential(
+        _add(commands, "potential", potential_command, "draw the electrostatic potential of a structure")
+    )
+
     show = _add(commands, "show", show_command, "show what a model file holds")
     show.add_argument("model", type=Path, metavar="MODEL", help="model file (.safetensors)")
     return parser
@@ -123,6 +127,46 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
     parser.add_argument("--batch-size", type=_positive_integer, default=8, help="frames evaluated at a time")
+
+
+def _add_potential(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model file (.safetensors)")
+    parser.add_argument("structure", type=Path, metavar="STRUCTURE", help="a file ASE reads")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: <STRUCTURE>_potential)")
+    parser.add_argument("--frame", type=int, default=0, metavar="N", help="structure of the file, from 0")
+    parser.add_argument(
+        "--line",
+        action="append",
+        default=[],
+        metavar="FROM:TO",
+        dest="lines",
+        help="cut along a line; ends are atoms or x,y,z in Å: 0:3, --line=-5,0,0:5,0,0 (default: three axes)",
+    )
+    parser.add_argument(
+        "--slice",
+        action="append",
+        default=[],
+        metavar="AXIS[=FRACTION]",
+        dest="slices",
+        help="plane at a fraction of an axis: c, a=0.25 (default: a, b and c in the middle)",
+    )
+    parser.add_argument(
+        "--spacing", type=float, default=0.3, metavar="Å", help="of grid points (default: 0.3)"
+    )
+    parser.add_argument(
+        "--probe-width",
+        type=float,
+        default=0.0,
+        metavar="Å",
+        help="average over a Gaussian of this standard deviation (default: 0, a point charge)",
+    )
+    parser.add_argument(
+        "--cube",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write potential.cube and density.cube",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
 
 
 def _positive_integer(text: str) -> int:
@@ -187,6 +231,16 @@ def eval_command(chosen: argparse.Namespace, console: Console) -> None:
         chosen.batch_size,
         console,
     )
+
+
+def potential_command(chosen: argparse.Namespace, console: Console) -> None:
+    """Draw the potential of a structure and write volumetric files."""
+    from lsf.potential import Request, draw_potential
+
+    request = Request(
+        tuple(chosen.lines), tuple(chosen.slices), chosen.spacing, chosen.probe_width, chosen.cube
+    )
+    draw_potential(chosen.model, chosen.structure, request, chosen.out, chosen.frame, chosen.device, console)
 
 
 def show_command(chosen: argparse.Namespace, console: Console) -> None:
