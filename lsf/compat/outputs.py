@@ -32,6 +32,7 @@ EPOCH_QUANTITIES: Final = (
     ("atomic_multipoles", "RMSE_DMA", "me", 1),
     ("dipole_per_atom", "RMSE_Mu_per_atom", "meA", 2),
     ("polarizability_per_atom", "RMSE_polarizability_per_atom", "me A^2 / V", 2),
+    ("electrostatic_potentials", "RMSE_ESP", "mV", 1),
 )
 """Quantities of the epoch line: name, old name, unit (a thousandth of the stored one), digits."""
 
@@ -50,6 +51,7 @@ RESULT_NAMES: Final = {
     "atomic_multipoles": "dma",
     "atomic_charges": "charges",
     "atomic_dipoles": "local_dipoles",
+    "electrostatic_potentials": "esp",
 }
 """Quantities of a results file by their old names, in eV, Å and e."""
 
@@ -62,6 +64,7 @@ COUNTED: Final = (
     "total_charge",
     "forces",
     "atomic_multipoles",
+    "electrostatic_potentials",
 )
 """Properties of the line of counts, in the old order."""
 
@@ -78,6 +81,8 @@ HEADINGS: Final = {
     "RMSE stress [meV/Å³]": "RMSE Stress / meV / A^3",
     "MAE stress [meV/Å³]": "MAE Stress / meV / A^3",
     "RMSE virials [meV/atom]": "RMSE Virials / meV / atom",
+    "MAE virials [meV/atom]": "MAE Virials / meV / atom",
+    "RMSE ESP [mV]": "RMSE ESP / mV",
     "RMSE DMA [me·Å^l]": "RMSE DMA / me A^l",
     "rel DMA [%]": "relative DMA RMSE %",
     "RMSE qs [me]": "RMSE qs / me",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 import attrs
 import torch
@@ -19,6 +19,9 @@ from lsf.train.metrics import QUANTITIES, ErrorSums, SplitMetrics, entries_of
 if TYPE_CHECKING:
     from lsf.models.local_source import LocalSourceModel
 
+CHARGE_OUTPUTS: Final = ("density_coefficients", "dipole", "total_charge", "potential")
+"""Outputs that mean nothing for a model without charges."""
+
 
 class Evaluate(Protocol):
     """Signature of :func:`lsf.models.derivatives.evaluate`, which tests replace by a small one."""
@@ -32,10 +35,14 @@ class Evaluate(Protocol):
 def model_evaluate(
     model: nn.Module, batch: Batch, compute: Collection[str], create_graph: bool = False
 ) -> Mapping[str, Tensor | None]:
-    """Call :func:`lsf.models.derivatives.evaluate`."""
+    """Call :func:`lsf.models.derivatives.evaluate`; what a model without charges cannot predict is None."""
     from lsf.models.derivatives import evaluate
+    from lsf.models.sources import NoSource
 
-    return evaluate(cast("LocalSourceModel", model), batch, compute, create_graph)
+    outputs = evaluate(cast("LocalSourceModel", model), batch, compute, create_graph)
+    if isinstance(model.source, NoSource):
+        return {**outputs, **dict.fromkeys(CHARGE_OUTPUTS)}
+    return outputs
 
 
 class TypedBatch(NamedTuple):
