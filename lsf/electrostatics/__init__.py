@@ -1,1 +1,38 @@
-"""Coulomb energies of Gaussian multipoles: pure functions of tensors, one module per formula."""
+"""Coulomb energies of Gaussian multipoles: pure functions of tensors, one module per formula.
+
+The names below are what other code uses; each comes from its module when it is first asked for, so that
+``import lsf.electrostatics`` is light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Final
+
+_MODULES: Final = {
+    "CoulombPlan": "boundary",
+    "Electrostatics": "boundary",
+    "plan_structure": "boundary",
+    "coulomb_energy": "energy",
+    "Grid": "grid",
+    "planar_average": "grid",
+    "structure_grid": "grid",
+    "PlanCache": "plan_cache",
+    "density_at": "potential",
+    "density_on_grid": "potential",
+    "field_on_grid": "potential",
+    "potential_at": "potential",
+    "potential_at_atoms": "potential",
+    "potential_on_grid": "potential",
+    "ChargedStructure": "potential_sums",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
