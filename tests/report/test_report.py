@@ -3,6 +3,7 @@
 import base64
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,6 +154,10 @@ class Tags(HTMLParser):
 
 @pytest.fixture
 def arguments() -> dict:
+    return report_of()
+
+
+def report_of() -> dict:
     table = Table("Errors <all>", ("frames", "RMSE E"), [("valid", 1.25)], ("", "meV/atom"))
     return {
         "name": "water & <ions>",
@@ -164,8 +169,15 @@ def arguments() -> dict:
     }
 
 
-def test_page_is_whole_and_needs_nothing_else(tmp_path, arguments):
-    page = write_report(tmp_path / "report", **arguments)
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    """The page of a run, in a folder that had a report before."""
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "parity_old.png").write_bytes(PNG)
+    return write_report(folder, **report_of())
+
+
+def test_page_is_whole_and_needs_nothing_else(page):
     text = page.read_text(encoding="utf-8")
     tags = Tags(text)
     assert tags.open == []
@@ -177,8 +189,8 @@ def test_page_is_whole_and_needs_nothing_else(tmp_path, arguments):
     assert not re.search(r"https?://|url\(|@import", text)
 
 
-def test_page_shows_tables_recipe_versions_and_escapes_names(tmp_path, arguments):
-    text = write_report(tmp_path, **arguments).read_text(encoding="utf-8")
+def test_page_shows_tables_recipe_versions_and_escapes_names(page):
+    text = page.read_text(encoding="utf-8")
     for shown in (
         "water &amp; &lt;ions&gt;",
         "Errors &lt;all&gt;",
@@ -191,10 +203,8 @@ def test_page_shows_tables_recipe_versions_and_escapes_names(tmp_path, arguments
     assert "<ions>" not in text
 
 
-def test_pictures_stand_beside_the_page_and_old_ones_go(tmp_path, arguments):
-    (tmp_path / "parity_old.png").write_bytes(PNG)
-    write_report(tmp_path, **arguments)
-    names = {path.name for path in tmp_path.iterdir()}
+def test_pictures_stand_beside_the_page_and_old_ones_go(page):
+    names = {path.name for path in page.parent.iterdir()}
     assert names == {"index.html", "losses.png", "parity_valid.png", "parity_far_pairs_λ.png"}
 
 
