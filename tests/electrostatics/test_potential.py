@@ -8,6 +8,9 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis.strategies import floats, integers, lists, sampled_from
 from structures import KINDS, Structure, derivatives, energy, kind_structure, random_structure
 from torch import Tensor
 
@@ -149,6 +152,43 @@ def test_probe_width_averages_the_potential() -> None:
     average = (torch.from_numpy(product) * potential_at(charged(structure), points, settings).potential).sum()
     expected = potential_at(charged(structure), POINTS[:1], settings, probe_width=width).potential[0]
     torch.testing.assert_close(average, expected, rtol=0.0, atol=1e-7)
+
+
+def test_potential_in_a_box_converges_to_the_open_one() -> None:
+    """Close to the molecule, charged, with the fifth power of the box as the energy does."""
+    molecule = random_structure(2, 6, np.zeros((3, 3)), (False,) * 3, 1, size=3.0)
+    points = molecule.positions.mean(0) + torch.tensor([[1.0, 0.5, -1.0], [0.2, -1.5, 0.7]]).double()
+    isolated = potential_at(charged(molecule), points, Electrostatics("realspace", 1, 1.0)).potential
+    settings = Electrostatics("molecule_in_box", 1, 1.0, kspace_cutoff_factor=2.6)
+    errors = []
+    for edge in (20.0, 30.0):
+        boxed = molecule._replace(cell=edge * torch.eye(3).double())
+        errors.append(float((potential_at(charged(boxed), points, settings).potential - isolated).norm()))
+    # corrections of relative order (size / L)²
+    assert 4.7 < math.log(errors[0] / errors[1]) / math.log(1.5) < 5.3
+
+
+@hypothesis_settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    seed=integers(0, 10**6),
+    method=sampled_from(sorted(KINDS)),
+    shift=lists(floats(-30.0, 30.0), min_size=3, max_size=3),
+)
+def test_potentials_move_with_their_atoms(seed: int, method: str, shift: list[float]) -> None:
+    """Any structure, charged or not: moved as a whole with the points, and periodic along the lattice."""
+    structure, chosen = kind_structure(method, seed), Electrostatics(method)
+    reference = potential_at(charged(structure), POINTS, chosen)
+    vector = torch.tensor(shift, dtype=torch.float64)
+    moved = structure._replace(positions=structure.positions + vector)
+    found = potential_at(charged(moved), POINTS + vector, chosen)
+    # a slab's internal length is a step function of the extent, which rounding may cross: truncation error
+    tolerance = 1e-3 if method == "slab" else 1e-9
+    torch.testing.assert_close(found.potential, reference.potential, rtol=0.0, atol=tolerance)
+    torch.testing.assert_close(found.electric_field, reference.electric_field, rtol=0.0, atol=tolerance)
+    periods = structure.cell[torch.tensor(structure.pbc)]
+    for period in periods:
+        again = potential_at(charged(structure), POINTS + period, chosen).potential
+        torch.testing.assert_close(again, reference.potential, rtol=0.0, atol=tolerance)
 
 
 # ---------------------------------------------------------------------------------------------------
