@@ -39,6 +39,10 @@ class GraphTensors(NamedTuple):
     layer_pairs: Tensor
     layer_batch: Tensor
     open_pairs: Tensor
+    mesh_size: Tensor
+    mesh_order: Tensor
+    open_box: Tensor
+    truncation_radius: Tensor
 
 
 class AtomGraph(Data):  # type: ignore[misc]

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lsf.electrostatics import lists
+from lsf.electrostatics import lists, mesh_plan
+from lsf.electrostatics.cell_checks import check_cell, check_cube, check_plane, check_vacuum, volume_fraction
 from lsf.errors import BoundaryError, did_you_mean
-from lsf.options import option
+from lsf.options import between, one_of, option
 
 KIND_OPEN: Final = 0
 KIND_PERIODIC: Final = 1
@@ -29,9 +30,6 @@ SLAB_GAP: Final = 10.0
 erfc(5) = 2e-12."""
 
 SLAB_CORRECTIONS: Final = ("exact", "dipole")
-
-CUBE_TOLERANCE: Final = 0.01
-"""Largest relative difference of edge lengths, and cosine of an angle, of a cell that counts as a cube."""
 
 BOX_EDGE: Final = 30.0
 BOX_MARGIN: Final = 20.0
@@ -56,6 +54,10 @@ class CoulombPlan(NamedTuple):
     layer_pairs: Tensor  # (n_layer, 2) int64, half plane, along rows slab_axis + 1 and slab_axis + 2 (mod 3)
     layer_batch: Tensor  # (n_layer,) int64
     open_pairs: Tensor  # (2, n_pairs) int64, atoms i < j within open structures
+    mesh_size: Tensor  # (n_graphs, 3) int64, mesh points along the rows of the (internal) cell; 0 for no mesh
+    mesh_order: Tensor  # (n_graphs,) int64, order of the mesh's B-splines; 0 for no mesh
+    open_box: Tensor  # (n_graphs, 3) float64 [Å], box edges of an open structure on a mesh; 0 elsewhere
+    truncation_radius: Tensor  # (n_graphs,) float64 [Å], of its kernel; 0 elsewhere
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -199,6 +201,20 @@ class Electrostatics:
         validator=_known_correction,
     )
 
+    backend: str = option(
+        "How reciprocal sums are evaluated: direct (exact, cost ∝ atoms²), mesh (to mesh_accuracy, "
+        "cost ∝ atoms), kernel (direct, GPU kernels) or auto, the fastest for each structure. "
+        "Large open clusters are summed on a mesh, too, where it is faster or asked for.",
+        default="auto",
+        validator=one_of("auto", "direct", "mesh", "kernel"),
+    )
+    mesh_accuracy: float = option(
+        "Relative error of the Coulomb forces that a mesh may add; it has no effect on direct sums. "
+        "Ten times smaller makes the mesh about 1.4 times finer along each axis.",
+        default=mesh_plan.DEFAULT_ACCURACY,
+        validator=between(1.0e-9, 1.0e-2),
+    )
+
     @property
     def k_cutoff(self) -> float:
         """Largest wave vector in 1/Å, ``factor · 0.75 · (3/σ) · (L + 1)^0.3``."""
@@ -217,7 +233,8 @@ class Outline(NamedTuple):
     slab_axis: int
     slab_length: float  # [Å]
     cell: tuple[float, ...]  # 9 numbers [Å], the internal cell; empty for open structures
-    n_open: int  # atoms of an open structure; 0 elsewhere
+    n_atoms: int
+    truncation: mesh_plan.Truncation | None  # of an open structure that a mesh may sum
 
 
 def plan_structure(
@@ -249,28 +266,41 @@ def outline_structure(
     positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
     kind = METHODS[settings.boundary](pbc)
     if kind == KIND_OPEN:
-        return Outline(kind, 2, 0.0, (), len(positions))
+        truncation = mesh_plan.truncation(mesh_request(settings), positions)
+        return Outline(kind, 2, 0.0, (), len(positions), truncation)
     axis, length = 2, 0.0
     if kind == KIND_SLAB:
         axis = int(np.flatnonzero(~pbc)[0])
-        _check_plane(cell, axis)
+        check_plane(cell, axis)
         if settings.correction == "exact":
             _, length, cell = lists.slab_cell(positions, cell, axis, gap=SLAB_GAP * settings.smearing_width)
         else:
-            _check_vacuum(cell, axis, positions)
+            check_vacuum(cell, axis, positions)
     else:
-        (_check_cube if kind == KIND_BOX else _check_cell)(settings.boundary, cell, positions)
-    return Outline(kind, axis, length, tuple(cell.reshape(-1).tolist()), 0)
+        (check_cube if kind == KIND_BOX else check_cell)(settings.boundary, cell, positions)
+    return Outline(kind, axis, length, tuple(cell.reshape(-1).tolist()), len(positions), None)
 
 
-def plan_outline(settings: Electrostatics, outline: Outline) -> CoulombPlan:
-    """Return the lists of a structure with this outline."""
+def plan_outline(
+    settings: Electrostatics, outline: Outline, previous: mesh_plan.Mesh = mesh_plan.NO_MESH
+) -> CoulombPlan:
+    """Return the lists of a structure with this outline; the ``previous`` mesh is kept while it is fit."""
     triplets = np.zeros((0, 3), dtype=np.int64)
     layers = np.zeros((0, 2), dtype=np.int64)
-    pairs = np.stack(np.triu_indices(outline.n_open, 1)).astype(np.int64)
-    if outline.kind != KIND_OPEN:
+    pairs = np.zeros((2, 0), dtype=np.int64)
+    box, radius = np.zeros(3), 0.0
+    request = mesh_request(settings)
+    if outline.kind == KIND_OPEN:
+        mesh = mesh_plan.open_mesh(request, outline.n_atoms, outline.truncation, previous)
+        if mesh.order and outline.truncation is not None:
+            radius, box = outline.truncation.radius, np.array(outline.truncation.box)
+            triplets = lists.half_space(np.diag(box), request.open_k_cutoff)
+        else:
+            pairs = np.stack(np.triu_indices(outline.n_atoms, 1)).astype(np.int64)
+    else:
         cell = np.array(outline.cell).reshape(3, 3)
         triplets = lists.half_space(cell, settings.k_cutoff)
+        mesh = mesh_plan.periodic_mesh(request, cell, outline.n_atoms, len(triplets), previous)
         if outline.slab_length > 0.0:
             # the least gap, not the present one: the list must not follow every move of an atom
             gap = SLAB_GAP * settings.smearing_width
@@ -284,6 +314,21 @@ def plan_outline(settings: Electrostatics, outline: Outline) -> CoulombPlan:
         layer_pairs=torch.from_numpy(layers),
         layer_batch=torch.zeros(len(layers), dtype=torch.int64),
         open_pairs=torch.from_numpy(pairs),
+        mesh_size=torch.tensor([mesh.size], dtype=torch.int64),
+        mesh_order=torch.tensor([mesh.order], dtype=torch.int64),
+        open_box=torch.from_numpy(box[None]),
+        truncation_radius=torch.tensor([radius], dtype=torch.float64),
+    )
+
+
+def mesh_request(settings: Electrostatics) -> mesh_plan.MeshRequest:
+    """Return the settings that a mesh depends on."""
+    return mesh_plan.MeshRequest(
+        backend=settings.backend,
+        degree=settings.multipoles_max_l,
+        smearing_width=settings.smearing_width,
+        k_cutoff=settings.k_cutoff,
+        accuracy=settings.mesh_accuracy,
     )
 
 
@@ -294,72 +339,8 @@ def default_box(positions: FloatArray, pbc: BoolArray, cell: FloatArray, boundar
     whichever is larger, leaves an error of order L⁻⁵.
     """
     treated_in_box = boundary in ("molecule_in_box", "mixed_periodic") and not np.any(pbc)
-    if not treated_in_box or _volume_fraction(np.asarray(cell, dtype=np.float64).reshape(3, 3)) > 1.0e-6:
+    if not treated_in_box or volume_fraction(np.asarray(cell, dtype=np.float64).reshape(3, 3)) > 1.0e-6:
         return None
     positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
     extent = float(np.ptp(positions, axis=0).max()) if len(positions) else 0.0
     return np.eye(3) * max(BOX_EDGE, extent + BOX_MARGIN)
-
-
-def _volume_fraction(cell: FloatArray) -> float:
-    """Return the volume divided by the product of the edges: 0 for a missing or flat cell, 1 for a brick."""
-    edges = float(np.prod(np.linalg.norm(cell, axis=1)))
-    return abs(float(np.linalg.det(cell))) / edges if edges > 0.0 else 0.0
-
-
-def _check_cell(method: str, cell: FloatArray, _positions: FloatArray) -> None:
-    if not np.isfinite(cell).all() or _volume_fraction(cell) < 1.0e-6:
-        raise BoundaryError(
-            f"boundary {method!r} needs three lattice vectors that span a volume; "
-            f"found cell = {cell.tolist()}: give a cell, or declare pbc = F F F and use realspace or auto"
-        )
-
-
-def _check_plane(cell: FloatArray, axis: int) -> None:
-    first, second = cell[(axis + 1) % 3], cell[(axis + 2) % 3]
-    area = float(np.linalg.norm(np.cross(first, second)))
-    if not area > 1.0e-6 * float(np.linalg.norm(first) * np.linalg.norm(second)):
-        raise BoundaryError(
-            "a slab needs two periodic lattice vectors that span an area; found "
-            f"{first.tolist()} and {second.tolist()}: give both, or declare pbc = F F F and use auto"
-        )
-
-
-def _check_vacuum(cell: FloatArray, axis: int, positions: FloatArray) -> None:
-    """Check the cell of a slab that is summed in the cell as given."""
-    normal = np.cross(cell[(axis + 1) % 3], cell[(axis + 2) % 3])
-    normal = normal / np.linalg.norm(normal)
-    height = abs(float(cell[axis] @ normal))
-    extent = float(np.ptp(positions @ normal)) if len(positions) else 0.0
-    if not height > extent:
-        raise BoundaryError(
-            f"correction 'dipole' sums a slab in its cell with vacuum; found a slab {extent:.4g} Å thick in "
-            f"a cell of height {height:.4g} Å: enlarge the cell, unwrap the atoms along the normal, or use "
-            "correction 'exact', which ignores the third vector"
-        )
-
-
-def _check_cube(method: str, cell: FloatArray, positions: FloatArray) -> None:
-    edges = np.linalg.norm(cell, axis=1)
-    advice = "use realspace or auto, which need no cell, or give a cubic cell"
-    if not np.isfinite(cell).all() or edges.min() <= 0.0:
-        raise BoundaryError(
-            f"boundary {method!r} sums a non-periodic structure in a cubic cell; "
-            f"found cell = {cell.tolist()}: {advice}"
-        )
-    cosines = (cell @ cell.T / np.outer(edges, edges))[np.triu_indices(3, 1)]
-    if edges.max() > (1.0 + CUBE_TOLERANCE) * edges.min() or np.abs(cosines).max() > CUBE_TOLERANCE:
-        found = " x ".join(f"{edge:.4g}" for edge in edges)
-        angles = ", ".join(
-            f"{angle:.4g}" for angle in np.degrees(np.arccos(np.clip(cosines[::-1], -1.0, 1.0)))
-        )
-        raise BoundaryError(
-            f"boundary {method!r} sums a non-periodic structure in a cubic cell; found {found} Å with angles "
-            f"{angles} degrees (edges within {CUBE_TOLERANCE:.0%} are a cube): {advice}"
-        )
-    spread = float(np.ptp(positions @ np.linalg.inv(cell), axis=0).max()) if len(positions) else 0.0
-    if spread >= 1.0:
-        raise BoundaryError(
-            f"boundary {method!r}: the structure extends over {spread:.3g} of its {edges.min():.4g} Å box: "
-            "unwrap the molecule or enlarge the box, or use realspace or auto, which need no cell"
-        )

@@ -84,3 +84,12 @@ def box_energy(
     monopole = 0.5 * CUBIC_MADELUNG * charge**2 / volume ** (1.0 / 3.0)
     higher = 2.0 * math.pi / (3.0 * volume) * (first.square().sum(-1) - charge * second)
     return COULOMB_CONSTANT * (monopole + higher)
+
+
+def truncated_energy(coefficients: Tensor, radius: Tensor, volume: Tensor, batch: Tensor) -> Tensor:
+    r"""Return the k = 0 term of open structures summed with a kernel cut off at ``radius``, (n_graphs,) [eV].
+
+    .. math:: \pi k_e R^2 Q^2 / V, \qquad \lim_{k\to 0} 4\pi (1 - \cos kR) / k^2 = 2\pi R^2
+    """
+    charge = _sum(coefficients[:, 0], batch, len(volume))
+    return math.pi * COULOMB_CONSTANT * radius**2 * charge**2 / volume

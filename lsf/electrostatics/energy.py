@@ -12,12 +12,20 @@ import math
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN, KIND_SLAB, CoulombPlan, Electrostatics
-from lsf.electrostatics.corrections import box_energy, slab_energy
+from lsf.electrostatics.boundary import (
+    KIND_BOX,
+    KIND_OPEN,
+    KIND_SLAB,
+    CoulombPlan,
+    Electrostatics,
+    mesh_request,
+)
+from lsf.electrostatics.corrections import box_energy, slab_energy, truncated_energy
+from lsf.electrostatics.dispatch import arrange
 from lsf.electrostatics.fourier import fourier_sum
-from lsf.electrostatics.fourier_blocks import arrange
 from lsf.electrostatics.lattice import Lattice, build_lattice
 from lsf.electrostatics.layer import layer_energy
+from lsf.electrostatics.mesh import centred
 from lsf.electrostatics.multipoles import fractional_moments, max_degree, self_energies
 from lsf.electrostatics.realspace import open_energy
 from lsf.units import COULOMB_CONSTANT
@@ -71,6 +79,9 @@ def coulomb_energy(
         energy = energy + layer_energy(coefficients, positions, lattice, batch, plan)
     slab = slab_energy(coefficients, positions, lattice, plan.slab_length.to(cell.dtype), batch, sigma)
     box = box_energy(coefficients, positions, lattice.volume, batch, sigma)
+    energy = energy + truncated_energy(
+        coefficients, plan.truncation_radius.to(cell.dtype), lattice.volume, batch
+    )
     zero = torch.zeros_like(energy)
     energy = energy + torch.where(plan.kind == KIND_SLAB, slab, zero)
     return energy + torch.where(plan.kind == KIND_BOX, box, zero)
@@ -78,7 +89,7 @@ def coulomb_energy(
 
 def _self_energy(coefficients: Tensor, batch: Tensor, plan: CoulombPlan, settings: Electrostatics) -> Tensor:
     """Return what to add per structure: reciprocal sums contain the self-interaction, pair sums do not."""
-    contained = (plan.kind != KIND_OPEN).to(coefficients.dtype)
+    contained = ((plan.kind != KIND_OPEN) | (plan.mesh_order > 0)).to(coefficients.dtype)
     wanted = 1.0 if settings.include_self_interaction else 0.0
     energies = self_energies(coefficients, settings.smearing_width) * (wanted - contained)[batch]
     return energies.new_zeros(len(plan.kind)).index_add(0, batch, energies)
@@ -97,20 +108,33 @@ def _reciprocal_energy(
     .. math:: w_n = \frac{4\pi k_e}{V} \frac{e^{-\sigma^2 k^2}}{k^2}\, t(k/k_c), \quad k = 2\pi n h^{-T}
     """
     inverse = lattice.inverse[batch]
-    fractional = torch.einsum("na,nab->nb", positions, inverse)
-    moments = fractional_moments(coefficients, inverse)
     n_graphs = len(plan.kind)
-    pair = arrange(fractional, batch, plan.k_triplets, plan.k_batch, n_graphs)
+    fractional = torch.einsum("na,nab->nb", positions, inverse)
+    if bool((plan.mesh_order > 0).any()):
+        fractional = centred(fractional, batch, n_graphs)
+    moments = fractional_moments(coefficients, inverse)
+    pair = arrange(settings.backend, fractional, batch, plan)
     structure_factor = fourier_sum(fractional, moments, pair, max_degree(coefficients))
 
     triplets = plan.k_triplets.to(positions.dtype)
     wave_vectors = 2.0 * math.pi * torch.einsum("ka,kxa->kx", triplets, lattice.inverse[plan.k_batch])
     squared = wave_vectors.square().sum(-1)
-    weights = torch.exp(-(settings.smearing_width**2) * squared) / squared
-    weights = weights * taper(torch.sqrt(squared) / settings.k_cutoff)
+    weights = torch.exp(-(settings.smearing_width**2) * squared) / squared * _truncation(squared, plan)
+    cutoffs = torch.full_like(lattice.volume, settings.k_cutoff)
+    cutoffs = torch.where(plan.kind == KIND_OPEN, mesh_request(settings).open_k_cutoff, cutoffs)
+    weights = weights * taper(torch.sqrt(squared) / cutoffs[plan.k_batch])
     terms = weights * structure_factor.square().sum(-1)
     sums = terms.new_zeros(n_graphs).index_add(0, plan.k_batch, terms)
     return 4.0 * math.pi * COULOMB_CONSTANT * sums / lattice.volume
+
+
+def _truncation(squared: Tensor, plan: CoulombPlan) -> Tensor:
+    """Return ``1 - cos(k R)`` for open structures on a mesh, 1 for others: the kernel ends at the radius R.
+
+    C. A. Rozzi et al., Phys. Rev. B 73, 205119 (2006), eq. (15), doi:10.1103/PhysRevB.73.205119.
+    """
+    radius = plan.truncation_radius.to(squared.dtype)[plan.k_batch]
+    return torch.where(radius > 0.0, 1.0 - torch.cos(torch.sqrt(squared) * radius), 1.0)
 
 
 def taper(ratio: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def _table(coordinate: Tensor, bound: int) -> Tensor:
 
 @lru_cache
 def _derivatives(n: int, highest: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return, [order, t, n], which of (cos, sin) derivatives 0 … highest of (cos, sin) take and its factor."""
+    """Return what derivatives 0 … highest of (cos, sin) read, [order, t], and times what, [order, t, n]."""
     turned = 2.0 * math.pi * torch.arange(n, dtype=torch.float64)
     signs = ((1.0, 1.0), (-1.0, 1.0), (-1.0, -1.0), (1.0, -1.0))
     factors = [
@@ -148,7 +148,6 @@ def _sum_block(
         moments = columns[block.atoms[:, chunk].reshape(-1)].unflatten(1, (n_orders * n_orders, n_orders))
         x, y = (_orders(table[:, chunk].flatten(0, 1), degree) for table in tables[:2])  # [q, order, t, n]
         for group, total in zip(block.groups, sums, strict=True):
-            n_h, n_k, n_l = group.shape
             weighted = torch.bmm(moments, x[..., group.h].flatten(2))  # [q, c b, t h]
             weighted = weighted.unflatten(1, (n_orders, n_orders)).transpose(2, 3)
             outer = torch.bmm(

@@ -11,7 +11,7 @@ from lsf.electrostatics.boundary import KIND_OPEN, KIND_SLAB, CoulombPlan
 
 
 class Lattice(NamedTuple):
-    """What Coulomb sums use of the cells; of slabs the internal cell, of open structures a unit cell.
+    """What Coulomb sums use of the cells; of slabs the internal cell, of open structures a mesh's box.
 
     A slab's internal cell keeps its two periodic rows; the third row is their unit normal times the plan's
     length, a constant: nothing depends on the third vector of the cell a user gives. With length 0 (the older
@@ -35,8 +35,8 @@ def invert(cell: Tensor) -> tuple[Tensor, Tensor]:
 def build_lattice(cell: Tensor, plan: CoulombPlan) -> Lattice:
     """Return the lattice of every structure, differentiable with respect to ``cell`` (n_graphs, 3, 3) [Å]."""
     # An open structure may have no cell at all: a unit cell keeps its unused numbers and gradients finite.
-    unit = torch.eye(3, dtype=cell.dtype, device=cell.device).expand_as(cell)
-    cell = torch.where((plan.kind == KIND_OPEN)[:, None, None], unit, cell)
+    edges = torch.where(plan.open_box > 0.0, plan.open_box, 1.0).to(cell.dtype)
+    cell = torch.where((plan.kind == KIND_OPEN)[:, None, None], torch.diag_embed(edges), cell)
     graphs = torch.arange(cell.shape[0], device=cell.device)
     in_plane = [cell[graphs, (plan.slab_axis + step) % 3] for step in (1, 2)]
     oriented_area = torch.linalg.cross(*in_plane)

@@ -117,6 +117,10 @@ def join(
         layer_pairs=torch.cat([p.layer_pairs for p in plans]),
         layer_batch=torch.cat([p.layer_batch + i for i, p in enumerate(plans)]),
         open_pairs=torch.cat([p.open_pairs + int(n) for n, p in zip(first, plans, strict=True)], 1),
+        mesh_size=torch.cat([p.mesh_size for p in plans]),
+        mesh_order=torch.cat([p.mesh_order for p in plans]),
+        open_box=torch.cat([p.open_box for p in plans]),
+        truncation_radius=torch.cat([p.truncation_radius for p in plans]),
     )
     return (
         torch.cat([structure.coefficients for structure in structures]),

@@ -21,9 +21,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     outlines = []
     original = plan_cache.plan_outline
 
-    def recorded(settings: Electrostatics, outline: Any) -> CoulombPlan:
+    def recorded(settings: Electrostatics, outline: Any, previous: Any) -> CoulombPlan:
         outlines.append(outline)
-        return original(settings, outline)
+        return original(settings, outline, previous)
 
     monkeypatch.setattr(plan_cache, "plan_outline", recorded)
     return outlines

@@ -127,6 +127,10 @@ def layer_plan() -> tuple[CoulombPlan, LayerGrid]:
         layer_pairs=pairs,
         layer_batch=torch.tensor([0, 2, 2, 2]),
         open_pairs=empty,
+        mesh_size=empty,
+        mesh_order=empty,
+        open_box=empty,
+        truncation_radius=empty,
     )
     return plan, layer_grid(random(0, 6, 2), BATCH, plan)
 

@@ -1,0 +1,81 @@
+"""Which backend sums which structure of a batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lsf.electrostatics import fourier_blocks, mesh
+from lsf.electrostatics.backends import AdjointPair, Arrange
+from lsf.electrostatics.boundary import CoulombPlan
+from lsf.electrostatics.multipoles import monomials
+
+
+class _Part(NamedTuple):
+    """Some structures of a batch and the pair that sums them."""
+
+    atoms: Tensor  # rows of the batch's atoms
+    waves: Tensor  # rows of its wave vectors
+    pair: AdjointPair
+
+
+class PartedPair(NamedTuple):
+    """Structures summed by different backends, or each on a mesh of its own."""
+
+    n_atoms: int
+    n_k: int
+    parts: list[_Part]
+
+    def sum(self, moments: Tensor, degree: int) -> Tensor:
+        """Return type 1, see :class:`lsf.electrostatics.backends.AdjointPair`."""
+        result = moments.new_zeros(self.n_k, 2)
+        for part in self.parts:
+            result[part.waves] = part.pair.sum(moments[part.atoms], degree)
+        return result
+
+    def gather(self, amplitudes: Tensor, degree: int) -> Tensor:
+        """Return type 2, see :class:`lsf.electrostatics.backends.AdjointPair`."""
+        result = amplitudes.new_zeros(self.n_atoms, len(monomials(degree)))
+        for part in self.parts:
+            result[part.atoms] = part.pair.gather(amplitudes[part.waves], degree)
+        return result
+
+
+@torch.no_grad()
+def arrange(backend: str, fractional: Tensor, batch: Tensor, plan: CoulombPlan) -> AdjointPair:
+    """Arrange a batch for its Fourier sums: on meshes where the plan has them, else exactly.
+
+    ``backend`` is the setting. Meshes are chosen with the plan; here only the exact sums are left to choose:
+    the GPU kernel where it is asked for.
+    """
+    exact = exact_sums(backend)
+    n_graphs = len(plan.kind)
+    meshed = (plan.mesh_order > 0).nonzero()[:, 0].tolist()
+    if not meshed:
+        return exact(fractional, batch, plan.k_triplets, plan.k_batch, n_graphs)
+    parts = []
+    for graph in meshed:
+        atoms, waves = (batch == graph).nonzero()[:, 0], (plan.k_batch == graph).nonzero()[:, 0]
+        size = (int(plan.mesh_size[graph, 0]), int(plan.mesh_size[graph, 1]), int(plan.mesh_size[graph, 2]))
+        pair = mesh.arrange(fractional[atoms], plan.k_triplets[waves], size, int(plan.mesh_order[graph]))
+        if n_graphs == 1:
+            return pair
+        parts.append(_Part(atoms, waves, pair))
+    if len(meshed) < n_graphs:
+        direct = plan.mesh_order == 0
+        atoms, waves = direct[batch].nonzero()[:, 0], direct[plan.k_batch].nonzero()[:, 0]
+        rest = exact(fractional[atoms], batch[atoms], plan.k_triplets[waves], plan.k_batch[waves], n_graphs)
+        parts.append(_Part(atoms, waves, rest))
+    return PartedPair(len(batch), len(plan.k_batch), parts)
+
+
+def exact_sums(backend: str) -> Arrange:
+    """Return what arranges exact sums for the setting ``backend``."""
+    if backend == "kernel":
+        # Triton is an optional package: imported only where its kernels are asked for
+        from lsf.electrostatics.kernels.fourier import arrange_kernel
+
+        return arrange_kernel
+    return fourier_blocks.arrange
