@@ -58,7 +58,8 @@ class SumMixer(nn.Module):
 
     def forward(self, initial: Tensor, formal_charges: Tensor) -> Tensor:
         """Return ``(n_atoms, 1, channels)``."""
-        return initial + self.embedding(formal_charges).unsqueeze(1)
+        added: Tensor = self.embedding(formal_charges).unsqueeze(1)
+        return initial + added
 
 
 class ProductMixer(nn.Module):
