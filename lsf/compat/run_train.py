@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,13 +44,19 @@ def _flag_list() -> str:
 def _run(arguments: Sequence[str]) -> None:
     translation = translate(arguments)
     path = save_recipe(translation)
-    for line in translation.notes:
-        sys.stderr.write(f"{line}\n")
-    sys.stdout.write(translation.text())
-    sys.stderr.write(f"the recipe is saved in {path}; lsf run {path} trains the same model\n")
-    if not translation.flags["print_recipe"]:
+    if _is_first_process():
+        for line in translation.notes:
+            sys.stderr.write(f"{line}\n")
+        sys.stdout.write(translation.text())
+        sys.stderr.write(f"the recipe is saved in {path}; lsf run {path} trains the same model\n")
         sys.stdout.flush()
+    if not translation.flags["print_recipe"]:
         run_translated(translation, path)
+
+
+def _is_first_process() -> bool:
+    """Tell whether this is the process that writes, of those torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def save_recipe(translation: Translation) -> Path:
@@ -80,6 +87,9 @@ def run_translated(translation: Translation, path: Path) -> None:
             f"{folder} holds a run of the same name and seed with other settings (see {stored}): give "
             "another --name, --seed or --work_dir, or start anew with --no-restart_latest, overwriting it"
         )
+    if not _is_first_process():
+        run_recipe(path, (), folder, fresh, terminal())
+        return
     level = str(translation.flags["log_level"]).upper()
     handlers = log_handlers(folder_of(translation, "log_dir", "logs"), translation.tag, level)
     log = logging.Logger("lsf.compat", logging.DEBUG)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -171,7 +172,10 @@ def _check_script_flags(flags: Flags) -> None:
         flags.refuse("launcher", repr(flags["launcher"]), "torchrun or none", hint)
     pending = flag_rows()["distributed"].pending
     if flags["distributed"] and pending:
-        flags.refuse("distributed", "True", "to be left out", pending)
+        flags.refuse("distributed", "True", "to be left out for now", pending)
+    elif flags["distributed"] and "WORLD_SIZE" not in os.environ:
+        hint = "torchrun --nproc-per-node=2 tools/run_train.py … starts two processes on this machine"
+        flags.refuse("distributed", "one process without torchrun", "a start by torchrun", hint)
 
 
 def _table(assignments: Sequence[Assignment], flags: Flags) -> tuple[dict[str, Any], dict[str, str]]:

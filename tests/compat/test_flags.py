@@ -176,13 +176,20 @@ def test_flags_of_the_script(flag: str, text: str, check: Any, command: Command)
     assert check(translation)
 
 
-@pytest.mark.xfail(strict=True, reason=ROWS["distributed"].pending)
 def test_distributed_counts_the_batch_over_processes(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(ROWS, "distributed", attrs.evolve(ROWS["distributed"], pending=""))
     monkeypatch.setenv("WORLD_SIZE", "2")
     line = line_for(ROWS["batch_size"], "4") + " --distributed"
     assert command(line).table["training"]["batch_size"] == 8
+
+
+def test_distributed_without_torchrun(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROWS, "distributed", attrs.evolve(ROWS["distributed"], pending=""))
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(RecipeError, match=r"torchrun --nproc-per-node=2 tools/run_train\.py"):
+        command(f"{BASE} --distributed")
 
 
 def test_script_rows_are_all_tested_above() -> None:
