@@ -29,6 +29,7 @@ from lsf.recipe_io import resolved_toml
 from lsf.report.html import write_report
 from lsf.report.tables import rich_table
 from lsf.resolve import pick_device, resolve
+from lsf.train.distributed import device_of_process, is_main_process, world_of
 from lsf.train.evaluation import labelled_pairs
 from lsf.train.progress import Observer, Record
 from lsf.train.stages import TrainResult, train
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 RUNS: Final = Path("runs")
 RESOLVED: Final = "recipe.resolved.toml"
+REPORT: Final = "report"
 PARITY: Final = (
     "energy_per_atom",
     "forces",
@@ -90,10 +92,14 @@ def run_recipe(
 
     A run folder with checkpoints of the same recipe is taken up where it stopped. ``observers`` are told
     how much data there is (kind "data"), then every line of ``metrics.jsonl``; ``handlers`` take the log's
-    messages in place of the console. Raises :class:`lsf.errors.LsfError` on bad input, and when the folder
-    holds a run of another recipe.
+    messages in place of the console. Of several processes started by torchrun only the first one writes files
+    and speaks. Raises :class:`lsf.errors.LsfError` on bad input, and when the folder holds a run of another
+    recipe.
     """
     recipe = resolve(path, overrides)
+    device = device_of_process(torch.device(pick_device(recipe.device)))
+    if not is_main_process():
+        console, handlers, observers = Console(quiet=True), (), ()
     folder = Path(out) if out is not None else RUNS / recipe.name
     text = resolved_toml(recipe)
     _claim(folder, text, fresh)
@@ -103,26 +109,31 @@ def run_recipe(
             observer(_data_record(splits))
         model = _prepare(recipe, splits, log)
         _print_plan(recipe, splits, model, console)
-        with replacing(folder / RESOLVED) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        _log_to(log, folder / "log.txt")
-        model = model.to(torch.device(pick_device(recipe.device)))
+        if is_main_process():
+            with replacing(folder / RESOLVED) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            _log_to(log, folder / "log.txt")
+        model = model.to(device)
 
         def save(trained: Any, file: Path, extra: Mapping[str, str]) -> None:
             save_model(trained, file, recipe, splits.facts, extra)
 
-        result = train(
-            recipe,
-            model,
-            splits,
-            folder,
-            log,
-            save=save,
-            resolved_recipe=text,
-            console=console,
-            resume=not fresh,
-            observers=observers,
-        )
+        with world_of(device) as world:
+            result = train(
+                recipe,
+                model,
+                splits,
+                folder,
+                log,
+                save=save,
+                resolved_recipe=text,
+                console=console,
+                resume=not fresh,
+                observers=observers,
+                world=world,
+            )
+        if not is_main_process():
+            return RunResult(folder, result.model_file, folder / REPORT, result)
         report = _report(recipe, splits, folder, result, text)
     console.print(rich_table(result.table))
     _print_files(result, report, console)
@@ -176,7 +187,7 @@ def _report(recipe: Recipe, splits: DataSplits, folder: Path, result: TrainResul
             parity[name] = {key: (pair.target.numpy(), pair.predicted.numpy()) for key, pair in pairs.items()}
     versions = {"lsf": lsf.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
     tables = [result.table, count_table(splits.counts)]
-    return write_report(folder / "report", recipe.name, result.history, parity, tables, text, versions)
+    return write_report(folder / REPORT, recipe.name, result.history, parity, tables, text, versions)
 
 
 def _print_plan(recipe: Recipe, splits: DataSplits, model: LocalSourceModel, console: Console) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from lsf.data.graph import AtomGraph, collate
+from lsf.train.distributed import ALONE, World
 from lsf.train.ema import weights_in_place
 from lsf.train.labels import PREDICTED_BY, atoms_per_graph, compare, derived_outputs, labelled
 from lsf.train.losses import StageLoss
@@ -54,15 +55,21 @@ class TypedBatch(NamedTuple):
 
 @attrs.frozen
 class EvaluationSet:
-    """Frames collated once and kept on the device, ready to be evaluated many times."""
+    """Frames collated once and kept on the device, ready to be evaluated many times.
+
+    Of several processes each holds its share of the batches; types and properties are those of all frames.
+    """
 
     batches: tuple[TypedBatch, ...]
     types: tuple[str, ...]
     properties: tuple[str, ...]
     device: torch.device
+    world: World = ALONE
 
     @classmethod
-    def build(cls, graphs: Sequence[AtomGraph], batch_size: int, device: torch.device) -> EvaluationSet:
+    def build(
+        cls, graphs: Sequence[AtomGraph], batch_size: int, device: torch.device, world: World = ALONE
+    ) -> EvaluationSet:
         """Return the set of the graphs, in batches of at most ``batch_size``."""
         types = tuple(dict.fromkeys(graph.config_type for graph in graphs))
         place = {name: index for index, name in enumerate(types)}
@@ -71,9 +78,9 @@ class EvaluationSet:
                 collate(chunk).to(device),
                 torch.tensor([place[graph.config_type] for graph in chunk], device=device),
             )
-            for chunk in _chunks(graphs, batch_size)
+            for chunk in _chunks(world.share(graphs), batch_size)
         ]
-        return cls(tuple(batches), types, labelled(graphs), device)
+        return cls(tuple(batches), types, labelled(graphs), device, world)
 
     def metrics(
         self,
@@ -87,7 +94,8 @@ class EvaluationSet:
         ``weights`` (one tensor per parameter of the model) are used in place of the model's own.
         """
         sums: ErrorSums | None = None
-        terms: Tensor | None = None
+        n_terms = 0 if loss is None else len(loss.names)
+        terms = torch.zeros((2, n_terms), dtype=torch.float64, device=self.device)
         compute = derived_outputs(self.properties) | (loss.compute if loss is not None else frozenset())
         with weights_in_place(model, weights):
             for batch, type_index in self.batches:
@@ -97,11 +105,17 @@ class EvaluationSet:
                     sums = ErrorSums(_predicted(self.properties, predictions), self.types, self.device)
                 sums.update(predictions, batch, type_index)
                 if loss is not None:
-                    added = loss.terms(predictions, batch)
-                    terms = added if terms is None else terms + added
-        metrics = sums.result() if sums is not None else SplitMetrics(0, {}, {}, {})
-        if loss is None or terms is None:
+                    terms = terms + loss.terms(predictions, batch)
+        # the main process has frames where there are any, and so knows what the model predicts
+        predicted = self.world.agreed(sums.properties if sums is not None else None)
+        if predicted is None:
+            return SplitMetrics(0, {}, {}, {})
+        sums = sums or ErrorSums(predicted, self.types, self.device)
+        sums.add_up(self.world)
+        metrics = sums.result()
+        if loss is None:
             return metrics
+        terms = self.world.sum(terms)
         return attrs.evolve(metrics, loss=loss.combine(terms).item(), terms=loss.named(terms))
 
 
@@ -133,11 +147,14 @@ def evaluate_splits(
     splits: Mapping[str, Sequence[AtomGraph]],
     batch_size: int,
     evaluate: Evaluate = model_evaluate,
+    world: World = ALONE,
 ) -> dict[str, SplitMetrics]:
     """Return the errors of a model, as it stands, on every named set of frames that is not empty."""
     weights, device = parameters_of(model), device_of(model)
     return {
-        name: EvaluationSet.build(graphs, batch_size, device).metrics(model, weights, evaluate=evaluate)
+        name: EvaluationSet.build(graphs, batch_size, device, world).metrics(
+            model, weights, evaluate=evaluate
+        )
         for name, graphs in splits.items()
         if graphs
     }

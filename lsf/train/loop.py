@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from lsf.data.graph import AtomGraph
 from lsf.errors import LsfError
 from lsf.train.batching import FrameStore
+from lsf.train.distributed import ALONE, World
 from lsf.train.ema import Average
 from lsf.train.evaluation import Evaluate
 from lsf.train.losses import StageLoss
@@ -35,27 +36,37 @@ class Learner:
     evaluate: Evaluate
     device: torch.device
     clip_grad: float | None
+    world: World = ALONE
 
-    def gradient(self, loss: StageLoss, batch: AtomGraph) -> tuple[Tensor, Tensor]:
+    def gradient(self, loss: StageLoss, frames: FrameStore, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Set the gradients of a batch; return its loss sums (2, n_terms) and whether all is finite.
 
+        Of several processes each differentiates its share; sums and gradients are those of the whole batch.
         Gradients are scaled down to the norm ``clip_grad`` where they are longer.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        predictions = self.evaluate(self.model, batch, loss.compute, create_graph=True)
-        terms = loss.terms(predictions, batch)
-        value = loss.combine(terms)
-        if not value.requires_grad:
-            raise TrainingError(
-                f"the losses {', '.join(loss.names)} do not depend on any trainable weight of this model"
-            )
-        value.backward()
+        share = self.world.share(indices)
+        terms = torch.zeros((2, len(loss.names)), dtype=torch.float64, device=self.device)
+        if share:
+            batch = frames.batch(share)
+            predictions = self.evaluate(self.model, batch, loss.compute, create_graph=True)
+            terms = loss.terms(predictions, batch)
+            if not terms.requires_grad:
+                raise TrainingError(
+                    f"the losses {', '.join(loss.names)} do not depend on any trainable weight of this model"
+                )
+        totals = self.world.sum(terms.detach())
+        value = loss.combine(totals)
+        if share:
+            # the share's squares over the counts of the whole batch: these parts add up to its loss
+            loss.combine(torch.stack((terms[0], totals[1]))).backward()
+        self.world.sum_gradients(list(self.model.parameters()))
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         if self.clip_grad is None:
             norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         else:
             norm = clip_grad_norm_(parameters, self.clip_grad)
-        return terms.detach(), torch.isfinite(value.detach() + norm)
+        return totals, torch.isfinite(value + norm)
 
     def step(self) -> None:
         """Move the weights along the gradients at hand."""
@@ -102,7 +113,7 @@ def run_epoch(
     """
     for indices in batches:
         started = time.perf_counter()
-        terms, finite = learner.gradient(loss, frames.batch(indices))
+        terms, finite = learner.gradient(loss, frames, indices)
         if not finite:
             on_bad_numbers(indices)
         learner.step()
@@ -115,7 +126,7 @@ def frames_with_bad_numbers(
     learner: Learner, loss: StageLoss, frames: FrameStore, indices: Sequence[int]
 ) -> list[AtomGraph]:
     """Return the frames that give a loss or gradient that is not finite on their own; all if none does."""
-    bad = [index for index in indices if not learner.gradient(loss, frames.batch([index]))[1]]
+    bad = [index for index in indices if not learner.gradient(loss, frames, [index])[1]]
     learner.optimizer.zero_grad(set_to_none=True)
     return [frames.graphs[index] for index in bad or indices]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from lsf.train.distributed import World
 from lsf.train.labels import Comparison, Predictions, atoms_per_graph, compare
 
 
@@ -148,6 +149,11 @@ class ErrorSums:
         row_types = type_index[pair.graph]
         self.sums[:, place, :4].index_add_(0, row_types, rows.to(torch.float64))
         self.sums[:, place, 4].scatter_reduce_(0, row_types, error.abs().amax(1), "amax")
+
+    def add_up(self, world: World) -> None:
+        """Take in the sums of all processes."""
+        self.sums = torch.cat((world.sum(self.sums[..., :4]), world.largest(self.sums[..., 4:])), -1)
+        self.frames = world.sum(self.frames)
 
     def result(self) -> SplitMetrics:
         """Return the errors of everything added so far."""

@@ -25,6 +25,7 @@ from lsf.train.checkpoint import (
     write_best,
     write_checkpoint,
 )
+from lsf.train.distributed import ALONE, World
 from lsf.train.ema import build_average, weights_in_place
 from lsf.train.evaluation import Evaluate, EvaluationSet, device_of
 from lsf.train.loop import Learner, steps_per_epoch
@@ -56,14 +57,15 @@ class Save(Protocol):
         """Write the file whole or not at all."""
 
 
-def build_learner(recipe: Recipe, model: nn.Module, evaluate: Evaluate) -> Learner:
+def build_learner(recipe: Recipe, model: nn.Module, evaluate: Evaluate, world: World = ALONE) -> Learner:
     """Return the model with its optimizer and the average of its weights."""
     settings = recipe.training
     choice = settings.optimizer
     separate = {name for stage in recipe.stages for name in stage.lr_groups}
     optimizer = catalog().entry("optimizers", choice.use).target()(choice.options, model, separate)
+    world.same(list(model.parameters()))
     average = build_average(model, optimizer, settings.ema_decay)
-    return Learner(model, optimizer, average, evaluate, device_of(model), settings.clip_grad)
+    return Learner(model, optimizer, average, evaluate, device_of(model), settings.clip_grad, world)
 
 
 def build_scheduler(recipe: Recipe) -> Scheduler:
@@ -78,7 +80,8 @@ def build_valid(recipe: Recipe, splits: Splits, learner: Learner) -> EvaluationS
     settings = recipe.training
     if not splits.valid:
         return None
-    return EvaluationSet.build(splits.valid, settings.valid_batch_size or settings.batch_size, learner.device)
+    batch_size = settings.valid_batch_size or settings.batch_size
+    return EvaluationSet.build(splits.valid, batch_size, learner.device, learner.world)
 
 
 @attrs.define
@@ -112,9 +115,10 @@ class Session:
         resolved_recipe: str,
         evaluate: Evaluate,
         observers: Sequence[Observer] = (),
+        world: World = ALONE,
     ) -> Session:
         """Return a session that has done nothing yet."""
-        learner = build_learner(recipe, model, evaluate)
+        learner = build_learner(recipe, model, evaluate, world)
         fingerprint = fingerprint_of(resolved_recipe, splits.train, splits.valid)
         valid = build_valid(recipe, splits, learner)
         frames = FrameStore(splits.train, learner.device)
@@ -137,6 +141,11 @@ class Session:
                         stage.name,
                         ", ".join(known) or "no groups",
                     )
+
+    @property
+    def world(self) -> World:
+        """The processes that train together."""
+        return self.learner.world
 
     @property
     def stage(self) -> Stage:
@@ -171,6 +180,8 @@ class Session:
 
     def record(self, *records: Record) -> None:
         """Write lines of the run's metrics and tell the observers."""
+        if not self.world.main:
+            return
         self.position.metrics_bytes = self.metrics_file.append(*records)
         for observer in self.observers:
             for record in records:
@@ -200,10 +211,14 @@ class Session:
 
     def start(self, resume: bool) -> None:
         """Take up the last checkpoint, or begin anew and write the first one."""
-        remove_leftovers(self.last_file.parent)
-        if resume and self.last_file.exists():
+        if self.world.agreed(resume and self.last_file.exists()):
             self._take_up()
-            return
+        elif self.world.main:
+            self._begin_anew()
+        # nobody writes the next checkpoint while another process still reads this one
+        self.world.any(False)
+
+    def _begin_anew(self) -> None:
         shutil.rmtree(self.last_file.parent, ignore_errors=True)
         self.metrics_file.path.unlink(missing_ok=True)
         # written at once, so that an unwritable folder or a full disk shows before any work is done
@@ -216,11 +231,15 @@ class Session:
         learner.optimizer.load_state_dict(content["optimizer"])
         learner.average.load_state_dict(content["average"])
         self.scheduler.load_state_dict(content["scheduler"])
-        self.metrics_file.truncate(self.position.metrics_bytes)
+        if self.world.main:
+            remove_leftovers(self.last_file.parent)
+            self.metrics_file.truncate(self.position.metrics_bytes)
         self.log.info("resuming from %s, after %s", self.last_file, self.where())
 
     def save(self) -> None:
         """Write ``last.pt`` and, where they are new, the best weights of the stage."""
+        if not self.world.main:
+            return
         started, learner = time.monotonic(), self.learner
         states: dict[str, Any] = {
             "model": learner.model.state_dict(),
@@ -241,6 +260,8 @@ class Session:
         """Write the stage's best weights as a model file."""
         best, model = self.position.best, self.learner.model
         assert best is not None
+        if not self.world.main:
+            return
         metadata = {
             "stage": self.recipe.stages[best.stage].name,
             "epoch": str(best.epoch),

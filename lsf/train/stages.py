@@ -23,6 +23,7 @@ from lsf.errors import DataError, Problem
 from lsf.recipe import Recipe
 from lsf.report.tables import Table
 from lsf.train.checkpoint import Best
+from lsf.train.distributed import ALONE, World
 from lsf.train.ema import copy_weights
 from lsf.train.evaluation import Evaluate, evaluate_splits, model_evaluate
 from lsf.train.interrupt import StopRequest, TrainingInterrupted
@@ -77,6 +78,7 @@ def train(
     resume: bool = True,
     evaluate: Evaluate = model_evaluate,
     observers: Sequence[Observer] = (),
+    world: World = ALONE,
 ) -> TrainResult:
     """Train a model as the recipe says, leaving everything in ``folder``.
 
@@ -93,6 +95,7 @@ def train(
     resume : go on from ``folder/checkpoints/last.pt`` where there is one; else start anew
     evaluate : computes a model's outputs
     observers : are told every line of ``metrics.jsonl``
+    world : processes that train together; only the main one writes files
 
     Returns
     -------
@@ -111,7 +114,9 @@ def train(
     """
     losses = [build_stage_loss(stage.loss, recipe.electrostatics) for stage in recipe.stages]
     _check_labels(recipe, losses, splits.train)
-    session = Session.begin(recipe, model, splits, folder, log, save, resolved_recipe, evaluate, observers)
+    session = Session.begin(
+        recipe, model, splits, folder, log, save, resolved_recipe, evaluate, observers, world
+    )
     if session.valid is None:
         log.warning("no validation frames: the best weights are chosen by the training loss")
     session.start(resume)
@@ -205,12 +210,12 @@ class _StageRun:
     def stop_if_asked(self) -> None:
         """Save and stop when Ctrl-C was pressed or the process was asked to end."""
         session = self.session
-        if self.stop.received is None:
+        if not session.world.any(self.stop.received is not None):
             return
         session.save()
         raise TrainingInterrupted(
-            f"stopped by {self.stop.received} after {session.where()}; everything is saved in "
-            f"{session.last_file}: run the same command again to resume"
+            f"stopped by {self.stop.received or 'another process'} after {session.where()}; everything is "
+            f"saved in {session.last_file}: run the same command again to resume"
         )
 
     def on_bad_numbers(self, indices: Sequence[int]) -> None:
@@ -286,10 +291,11 @@ def _finish(session: Session) -> TrainResult:
     copy_weights(model, best.weights)
     splits = {"train": session.splits.train, "valid": session.splits.valid, **session.splits.tests}
     batch_size = recipe.training.valid_batch_size or recipe.training.batch_size
-    metrics = evaluate_splits(model, splits, batch_size, session.learner.evaluate)
+    metrics = evaluate_splits(model, splits, batch_size, session.learner.evaluate, session.world)
     common = {"epoch": best.epoch, "stage": recipe.stages[best.stage].name, "lr": None}
     records = [_eval_record("final", name, split, common, None) for name, split in metrics.items()]
     session.record(*records)
+    session.world.any(False)  # all lines are written before anyone reads them
     return TrainResult(
         model=model,
         history=history_of(session.metrics_file.read()),
