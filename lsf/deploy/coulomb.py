@@ -17,6 +17,7 @@ from lsf.deploy.tracking import Array, TrackingCalculator
 from lsf.electrostatics.boundary import CoulombPlan, Electrostatics, default_box
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.field import field_energy
+from lsf.electrostatics.mesh_plan import DEFAULT_ACCURACY
 from lsf.electrostatics.multipoles import dipoles
 from lsf.electrostatics.net_charge import net_charge_effect
 from lsf.electrostatics.plan_cache import PlanCache
@@ -37,6 +38,8 @@ class CoulombCalculator(TrackingCalculator):
     external_field_key : entry of ``atoms.info`` with the gradient of the potential, V/Å
     electric_field : physical uniform field, 3 numbers in V/Å; replaces the entry of ``atoms.info``
     correction : how images of slabs are removed: exact, or dipole, the older approximation
+    backend : what evaluates the sums: auto, direct, mesh or kernel
+    mesh_accuracy : relative error of the forces that a mesh may add
 
     The multipoles have ``(max_l + 1)²`` columns ``[Q, d_y, d_z, d_x, …]`` in e Å^l
     (:mod:`lsf.electrostatics.multipoles`); charges alone may be one-dimensional. They stay as they are when
@@ -45,7 +48,7 @@ class CoulombCalculator(TrackingCalculator):
     where P sums charges times positions as given, and dipoles.
 
     Changed multipoles and fields are noticed like changed positions. Lists of wave vectors are kept while the
-    cell stays. The settings' further options: :class:`lsf.electrostatics.boundary.Electrostatics`.
+    cell stays. More on the settings: :class:`lsf.electrostatics.boundary.Electrostatics`.
     """
 
     implemented_properties: ClassVar[list[str]] = [
@@ -70,6 +73,8 @@ class CoulombCalculator(TrackingCalculator):
         *,
         electric_field: Sequence[float] | None = None,
         correction: str = "exact",
+        backend: str = "auto",
+        mesh_accuracy: float = DEFAULT_ACCURACY,
     ) -> None:
         super().__init__(electric_field, external_field_key)
         try:
@@ -80,6 +85,8 @@ class CoulombCalculator(TrackingCalculator):
                 kspace_cutoff_factor=kspace_cutoff_factor,
                 include_self_interaction=include_self_interaction,
                 correction=correction,
+                backend=backend,
+                mesh_accuracy=mesh_accuracy,
             )
         except ValueError as error:
             raise LsfError(f"CoulombCalculator: {error}") from error

@@ -178,6 +178,16 @@ def test_lists_are_kept_along_a_trajectory(boundary: str, monkeypatch: pytest.Mo
     assert len(made) == 1 + 4  # one for the trajectory, one for each calculator made anew
 
 
+def test_the_backend_can_be_chosen() -> None:
+    atoms = charged("pbc", n_atoms=40)
+    atoms.calc = CoulombCalculator(boundary="pbc", backend="direct")
+    exact = atoms.get_forces()
+    atoms.calc = CoulombCalculator(boundary="pbc", backend="mesh", mesh_accuracy=1e-6)
+    error = np.linalg.norm(atoms.get_forces() - exact) / np.linalg.norm(exact)
+    # asked of a liquid's density; these atoms fill a part of a small cell and have larger errors
+    assert 0.0 < error < 5e-6
+
+
 def test_a_molecule_without_a_cell_gets_a_box() -> None:
     atoms = charged("realspace")
     boxed = atoms.copy()
@@ -247,5 +257,7 @@ def test_bad_input_ends_in_one_clear_message() -> None:
         line.get_potential_energy()
     with pytest.raises(LsfError, match="CoulombCalculator: boundary = 'peridic' is no boundary method"):
         CoulombCalculator(boundary="peridic")
+    with pytest.raises(LsfError, match=r"CoulombCalculator: .*'meshes'"):
+        CoulombCalculator(backend="meshes")
     with pytest.raises(LsfError, match=r"electric_field: found .* expected 3 finite numbers"):
         CoulombCalculator(electric_field=[0.0, float("inf"), 0.0])
