@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.fourier import _kept, _raise_and_contract
 from lsf.electrostatics.kernels import require_kernels
-from lsf.electrostatics.kernels.launch import kernel_operator, wrap_triton
+from lsf.electrostatics.kernels.blocks import parts_of_sums, structure_blocks
+from lsf.electrostatics.kernels.launch import close_pair, kernel_operator, wrap_triton
 from lsf.electrostatics.kernels.programs.fourier import gather_program, sum_program
 from lsf.electrostatics.multipoles import monomials
 
@@ -35,9 +35,6 @@ BLOCK = {torch.float32: 64, torch.float64: 32}
 
 CHUNK = 4
 """Terms between two additions to the accumulators. On sm_90 these sizes spill no register to degree 4."""
-
-PROGRAMS_WANTED = 4096
-"""About 32 warps on each of the 132 multiprocessors of an H200."""
 
 
 class KernelGrid(NamedTuple):
@@ -61,40 +58,14 @@ def kernel_grid(
     graphs = torch.arange(n_graphs + 1, device=batch.device)
     atom_bounds = torch.searchsorted(batch, graphs)
     k_bounds = torch.searchsorted(sorted_batch, graphs)
-    sum_blocks = _blocks(k_bounds, atom_bounds, k_batch.shape[0], block)
-    gather_blocks = _blocks(atom_bounds, k_bounds, batch.shape[0], block)
+    sum_blocks = structure_blocks(k_bounds, atom_bounds, k_batch.shape[0], block)
+    gather_blocks = structure_blocks(atom_bounds, k_bounds, batch.shape[0], block)
     triplets = k_triplets[order].T.to(torch.int32).contiguous()
     parts = [
-        _parts(sum_blocks.shape[0], batch.shape[0], n_graphs),
-        _parts(gather_blocks.shape[0], k_batch.shape[0], n_graphs),
+        parts_of_sums(sum_blocks.shape[0], batch.shape[0], n_graphs, 8 * CHUNK),
+        parts_of_sums(gather_blocks.shape[0], k_batch.shape[0], n_graphs, 8 * CHUNK),
     ]
     return KernelGrid([triplets, order.to(torch.int32), sum_blocks, gather_blocks], [*parts, block])
-
-
-def _blocks(own_bounds: Tensor, sum_bounds: Tensor, n_rows: int, block: int) -> Tensor:
-    """Return rows [first, last + 1, first of sum, last + 1 of sum] that cut every structure into blocks.
-
-    There are as many rows as the worst distribution of ``n_rows`` over the structures needs; superfluous ones
-    are empty blocks.
-    """
-    n_graphs = own_bounds.shape[0] - 1
-    counts = (own_bounds.diff() + block - 1) // block
-    ends = torch.cumsum(counts, 0)
-    programs = torch.arange(n_rows // block + n_graphs, device=own_bounds.device)
-    graph = torch.searchsorted(ends, programs, right=True)
-    used = graph < n_graphs
-    graph = graph.clamp(max=n_graphs - 1)
-    first = own_bounds[graph] + (programs - (ends - counts)[graph]) * block
-    last = torch.minimum(first + block, own_bounds[graph + 1])
-    rows = torch.stack([first, last, sum_bounds[graph], sum_bounds[graph + 1]], 1)
-    return torch.where(used[:, None], rows, 0).to(torch.int32).contiguous()
-
-
-def _parts(n_programs: int, n_terms: int, n_graphs: int) -> int:
-    """Return in how many parts to cut sums of ``n_terms / n_graphs`` terms so that the device is busy."""
-    wanted = PROGRAMS_WANTED // max(1, n_programs)
-    possible = n_terms // (max(1, n_graphs) * 8 * CHUNK)
-    return max(1, min(wanted, possible))
 
 
 def _turns(fractional: Tensor, dtype: torch.dtype) -> Tensor:
@@ -146,36 +117,7 @@ def _fourier_gather(
     return result.sum(0).T.contiguous()
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - torch passes it
-    fractional, values, tables, sizes, degree = inputs
-    ctx.save_for_backward(fractional, values, *tables)
-    ctx.sizes, ctx.degree = sizes, degree
-
-
-def _sum_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | list[None] | None, ...]:
-    fractional, moments, *tables = ctx.saved_tensors
-    grid, degree = KernelGrid(tables, ctx.sizes), ctx.degree
-    if not ctx.needs_input_grad[0]:
-        return None, fourier_gather(fractional, gradient, grid, degree), [None] * 4, None, None
-    gathered = fourier_gather(fractional, gradient, grid, degree + 1)
-    by_position = _raise_and_contract(moments, gathered, degree).to(fractional.dtype)
-    return by_position, gathered[:, _kept(degree)], [None] * 4, None, None
-
-
-def _gather_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | list[None] | None, ...]:
-    fractional, amplitudes, *tables = ctx.saved_tensors
-    grid, degree = KernelGrid(tables, ctx.sizes), ctx.degree
-    by_position = by_amplitude = None
-    if ctx.needs_input_grad[0]:
-        gathered = fourier_gather(fractional, amplitudes, grid, degree + 1)
-        by_position = _raise_and_contract(gradient, gathered, degree).to(fractional.dtype)
-    if ctx.needs_input_grad[1]:
-        by_amplitude = fourier_sum(fractional, gradient, grid, degree)
-    return by_position, by_amplitude, [None] * 4, None, None
-
-
-_fourier_sum.register_autograd(_sum_backward, setup_context=_save)
-_fourier_gather.register_autograd(_gather_backward, setup_context=_save)
+close_pair(_fourier_sum, _fourier_gather)
 
 
 def fourier_sum(fractional: Tensor, moments: Tensor, grid: KernelGrid, degree: int) -> Tensor:

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
+from lsf.electrostatics.fourier import _kept, _raise_and_contract
 from lsf.electrostatics.kernels import interpreter_requested
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -38,3 +40,39 @@ def kernel_operator(name: str, fake: Callable[..., Any]) -> Callable[[Function],
         return operator
 
     return register
+
+
+def close_pair(collect: Any, distribute: Any) -> None:
+    """Make two operators each other's derivatives, to any order.
+
+    Both take (fractional, values, tables, sizes, degree). ``collect`` sums over atoms what has the columns
+    ``monomials(degree)`` per atom, ``distribute`` is its transpose and returns these columns; a higher degree of
+    either is the derivative by ``fractional``.
+    """
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - torch passes it
+        fractional, values, tables, sizes, degree = inputs
+        ctx.save_for_backward(fractional, values, *tables)
+        ctx.sizes, ctx.degree = sizes, degree
+
+    def collect_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        fractional, moments, *tables = ctx.saved_tensors
+        degree, nothing = ctx.degree, ([None] * len(tables), None, None)
+        if not ctx.needs_input_grad[0]:
+            return None, distribute(fractional, gradient, tables, ctx.sizes, degree), *nothing
+        columns = distribute(fractional, gradient, tables, ctx.sizes, degree + 1)
+        by_position = _raise_and_contract(moments, columns, degree).to(fractional.dtype)
+        return by_position, columns[:, _kept(degree)], *nothing
+
+    def distribute_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        fractional, values, *tables = ctx.saved_tensors
+        by_position = by_value = None
+        if ctx.needs_input_grad[0]:
+            columns = distribute(fractional, values, tables, ctx.sizes, ctx.degree + 1)
+            by_position = _raise_and_contract(gradient, columns, ctx.degree).to(fractional.dtype)
+        if ctx.needs_input_grad[1]:
+            by_value = collect(fractional, gradient, tables, ctx.sizes, ctx.degree)
+        return by_position, by_value, [None] * len(tables), None, None
+
+    collect.register_autograd(collect_backward, setup_context=save)
+    distribute.register_autograd(distribute_backward, setup_context=save)
