@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ase.data import chemical_symbols
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -96,6 +95,8 @@ def print_model(path: Path, console: Console) -> None:
 
 def _by_symbol(energies: Mapping[str, float]) -> dict[str, float]:
     """Return energies by chemical symbol; in a file they stand by atomic number."""
+    from ase.data import chemical_symbols
+
     return {chemical_symbols[int(number)]: energy for number, energy in energies.items()}
 
 

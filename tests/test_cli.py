@@ -242,7 +242,7 @@ def test_show_prints_the_header(monkeypatch, capsys):
     header = {
         "name": "water", "model": "LocalCharges", "species": ["H", "O"], "cutoff": 6.0, "boundary": "auto",
         "dtype": "float64", "units": {"energy": "eV"}, "training": {"epoch": 3, "loss": 0.12345678},
-        "facts": {"atomic_energies": [-13.6, -2040.0]},
+        "facts": {"atomic_energies": {"1": -13.6, "8": -2040.0}},
         "lsf_version": "0.1", "torch_version": "2", "format_version": 1,
     }  # fmt: skip
     package.read_header = lambda _path: header
