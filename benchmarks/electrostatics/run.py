@@ -1,0 +1,391 @@
+"""Speed and memory of the electrostatics against other libraries, at equal accuracy, on this machine.
+
+    python benchmarks/electrostatics/run.py [--quick] [--json FILE] [--plot FILE] [--fit]
+
+One row per bar: what was measured, the bar, and whether it holds. The exit status is 1 when one falls short.
+The alternatives (requirements.txt) run in .venv-bench, made on the first call. Both sides of a row are measured
+in turns, CPU time of one thread, medians; memory is the growth of the process's peak. "relF" is the error of
+forces relative to a converged sum. --quick leaves out the largest systems; --fit prints the constants of the cost
+model that backend = "auto" decides by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+ENVIRONMENT = ROOT / ".venv-bench"
+GL, PME, OURS = "graph-longrange", "torch-pme", "lsf"
+CONVERGED = {"backend": "direct"}
+
+Row = dict[str, Any]
+Task = dict[str, Any]
+
+
+# ---------------------------------------------------------------------------------------------------
+# workers
+
+
+def alternatives_python(console: Console) -> Path:
+    """Return the interpreter of the alternatives' environment; make it on the first call."""
+    python = ENVIRONMENT / "bin" / "python"
+    stamp = ENVIRONMENT / ".installed"
+    requirements = HERE / "requirements.txt"
+    if not stamp.exists() or stamp.stat().st_mtime < requirements.stat().st_mtime:
+        console.print(f"installing {requirements.name} into {ENVIRONMENT.name} …")
+        if not python.exists():
+            venv.create(ENVIRONMENT, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", "-r", requirements], check=True)
+        stamp.touch()
+    return python
+
+
+class Worker:
+    """A library in a process of its own, asked one task at a time."""
+
+    def __init__(self, library: str, python: Path | str) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self.library = library
+        self._process = subprocess.Popen(
+            [python, HERE / "worker.py", library],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def __call__(self, task: Task) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(task) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        if "error" in answer:
+            raise RuntimeError(f"{self.library}, {task}: {answer['error']}")
+        return answer
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+class Bench:
+    """The workers and what they measured."""
+
+    def __init__(self, console: Console, quick: bool) -> None:
+        self.console, self.quick = console, quick
+        self.rows: list[Row] = []
+        self.curves: dict[str, list[tuple[int, float, float]]] = {}
+        other = alternatives_python(console)
+        self.workers = {OURS: Worker(OURS, sys.executable), GL: Worker(GL, other), PME: Worker(PME, other)}
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.close()
+
+    def alternate(self, tasks: dict[str, Task], rounds: int) -> dict[str, dict[str, Any]]:
+        """Run tasks of several libraries in turns; return medians of seconds and megabytes, and forces."""
+        answers: dict[str, list[dict[str, Any]]] = {library: [] for library in tasks}
+        for turn in range(rounds):
+            for library, task in tasks.items():
+                answers[library].append(self.workers[library]({**task, "forces": turn == 0}))
+        return {
+            library: {
+                "seconds": float(np.median([s for answer in found for s in answer["seconds"]])),
+                "megabytes": float(np.median([answer["megabytes"] for answer in found])),
+                "forces": np.array(found[0]["forces"]),
+                "note": found[0]["note"],
+            }
+            for library, found in answers.items()
+        }
+
+    def ours(self, task: Task, repeats: int = 3) -> dict[str, Any]:
+        return self.alternate({OURS: {**task, "repeats": repeats}}, 1)[OURS]
+
+    def row(self, name: str, figure: float, bar: float, *, at_least: bool, detail: str) -> None:
+        holds = figure >= bar if at_least else figure <= bar
+        sign = "≥" if at_least else "≤"
+        self.rows.append(
+            {
+                "name": name,
+                "figure": figure,
+                "bar": f"{sign} {bar:.3g}",
+                "holds": bool(holds),
+                "detail": detail,
+            }
+        )
+        verdict = "[green]holds[/]" if holds else "[red]falls short[/]"
+        self.console.print(f"{name}: {figure:.3g} ({sign} {bar:.3g}) {verdict}  [dim]{detail}[/]")
+
+
+def periodic(n_atoms: int, sigma: float, mode: str = "forces", degree: int = 1, **others: Any) -> Task:
+    task = {"work": "periodic", "n_atoms": n_atoms, "degree": degree, "sigma": sigma, "mode": mode}
+    return {**task, "n_structures": 1, "repeats": 3, **others}
+
+
+def cutoff(k_cutoff_sigma: float, degree: int) -> dict[str, float]:
+    return {"kspace_cutoff_factor": k_cutoff_sigma / (2.25 * (degree + 1) ** 0.3)}
+
+
+def relative(forces: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.linalg.norm(forces - exact) / np.linalg.norm(exact))
+
+
+# error 1e-7: GL at its usual 4.16 / σ; ours reaches a little further because it ends smoothly
+EXACT_OURS = {**cutoff(4.4, 1), "mesh_accuracy": 1e-7}
+EXACT_GL = {"k_cutoff_sigma": 4.16}
+
+
+# ---------------------------------------------------------------------------------------------------
+# rows
+
+
+def against_gl(
+    bench: Bench, name: str, task: Task, speed: float | None, memory: float | None, rounds: int, repeats: int
+) -> None:
+    tasks = {
+        OURS: {**task, "options": EXACT_OURS, "repeats": max(3, repeats)},
+        GL: {**task, "options": EXACT_GL, "repeats": repeats},
+    }
+    found = bench.alternate(tasks, rounds)
+    converged = {**task, "mode": "forces", "options": {**cutoff(6.0, 1), **CONVERGED}}
+    exact = bench.ours(converged, 1)["forces"]
+    errors = {library: relative(answer["forces"], exact) for library, answer in found.items()}
+    ours, theirs = found[OURS], found[GL]
+    detail = (
+        f"{ours['seconds'] * 1e3:.1f} / {theirs['seconds'] * 1e3:.1f} ms, {ours['megabytes']:.0f} / "
+        f"{theirs['megabytes']:.0f} MB, relF {errors[OURS]:.1e} / {errors[GL]:.1e}, {ours['note']}"
+    )
+    if speed is not None:
+        bench.row(
+            f"{name}, times GL", theirs["seconds"] / ours["seconds"], speed, at_least=True, detail=detail
+        )
+    if memory is not None:
+        ratio = ours["megabytes"] / theirs["megabytes"]
+        bench.row(f"{name}, memory of GL's", ratio, memory, at_least=False, detail=detail)
+
+
+def compare_with_gl(bench: Bench) -> None:
+    few = 2 if bench.quick else 3
+    against_gl(bench, "100 atoms, forces", periodic(100, 1.5), 1.0, None, 5, 10)
+    for sigma, forces, training in ((1.5, 4.0, 4.0), (0.8, 25.0, 15.0)):
+        for mode, bar in (("forces", forces), ("training", training)):
+            against_gl(
+                bench, f"1000 atoms, σ {sigma}, {mode}", periodic(1000, sigma, mode), bar, None, few, 2
+            )
+    if not bench.quick:
+        against_gl(bench, "5000 atoms, forces", periodic(5000, 1.5), 40.0, 1.0 / 30.0, 1, 1)
+    for mode, bar in (("forces", 60.0), ("training", 55.0)):
+        task = periodic(100, 1.5, mode, n_structures=16)
+        against_gl(bench, f"16 x 100 atoms, {mode}", task, bar, 1.0 / 8.0, few, 2)
+    for n_atoms, bar in ((200, 25.0), (1000, 12.0))[: 1 if bench.quick else 2]:
+        task = {**periodic(n_atoms, 1.5), "work": "open"}
+        tasks = {
+            OURS: {**task, "options": {"mesh_accuracy": 1e-7}},
+            GL: {**task, "options": EXACT_GL, "repeats": 1},
+        }
+        found = bench.alternate(tasks, few if n_atoms < 500 else 1)
+        exact = bench.ours({**task, "options": CONVERGED}, 1)["forces"]
+        ours, theirs = found[OURS], found[GL]
+        detail = (
+            f"{ours['seconds'] * 1e3:.1f} / {theirs['seconds'] * 1e3:.0f} ms, relF "
+            f"{relative(ours['forces'], exact):.0e} / {relative(theirs['forces'], exact):.0e}, {ours['note']}"
+        )
+        ratio = theirs["seconds"] / ours["seconds"]
+        bench.row(f"open, {n_atoms} atoms, times GL", ratio, bar, at_least=True, detail=detail)
+
+
+def compare_with_pme(bench: Bench) -> None:
+    n_atoms = 5000 if bench.quick else 20000
+    task = periodic(n_atoms, 1.5, degree=0)
+    tasks = {
+        PME: {**task, "options": {"nodes": 7, "spacing": 0.6}},
+        OURS: {**task, "options": {**cutoff(4.4, 0), "backend": "mesh", "mesh_accuracy": 2e-7}},
+    }
+    found = bench.alternate(tasks, 2)
+    exact = bench.ours({**task, "options": {**cutoff(6.0, 0), **CONVERGED}}, 1)["forces"]
+    ours, theirs = found[OURS], found[PME]
+    errors = [relative(answer["forces"], exact) for answer in (ours, theirs)]
+    detail = (
+        f"{ours['seconds'] * 1e3:.0f} / {theirs['seconds'] * 1e3:.0f} ms, {ours['megabytes']:.0f} / "
+        f"{theirs['megabytes']:.0f} MB, relF {errors[0]:.1e} / {errors[1]:.1e}, "
+        f"{ours['note']} / {theirs['note']}"
+    )
+    name = f"mesh, {n_atoms} charges"
+    fast = theirs["seconds"] / ours["seconds"] if errors[0] <= errors[1] else 0.0
+    bench.row(f"{name}, times torch-pme", fast, 4.0, at_least=True, detail=detail)
+    ratio = ours["megabytes"] / theirs["megabytes"]
+    bench.row(f"{name}, memory of torch-pme's", ratio, 0.25, at_least=False, detail=detail)
+
+
+def direct_rate(bench: Bench) -> None:
+    n_atoms = 5000 if bench.quick else 20000
+    task = periodic(n_atoms, 1.5, options={**cutoff(4.16, 1), "backend": "direct"})
+    rates, seconds = [], []
+    for _ in range(2):
+        rates.append(bench.workers[OURS]({"work": "gemm", "repeats": 5})["rate"])
+        seconds += bench.workers[OURS]({**task, "repeats": 2})["seconds"]
+    # wave vectors in half a sphere; 2 + 3 products of 4 operations per atom and wave vector
+    n_k = 0.5 * (n_atoms / 0.1) / (6.0 * np.pi**2) * (4.16 / 1.5) ** 3
+    share = 20.0 * n_atoms * n_k / float(np.median(seconds)) / float(np.median(rates))
+    detail = f"{np.median(seconds):.2f} s; {np.median(rates) / 1e9:.0f} GF/s in a product of 1500 x 1500"
+    bench.row(f"direct, {n_atoms} atoms, share of GEMM", share, 0.35, at_least=True, detail=detail)
+
+
+def scaling(bench: Bench) -> None:
+    sizes = (1000, 10_000, 100_000) if bench.quick else (1000, 10_000, 100_000, 1_000_000)
+    curve = []
+    for n_atoms in sizes:
+        task = periodic(n_atoms, 1.5, options={"backend": "mesh"})
+        found = bench.workers[OURS]({**task, "repeats": 0 if n_atoms > 500_000 else 2})
+        curve.append((n_atoms, float(np.median(found["seconds"])), found["megabytes"]))
+    bench.curves["mesh, default accuracy"] = curve
+    decades = np.log10(sizes[-1] / sizes[0])
+    for name, column, bar in (("time", 1, 1.15), ("memory", 2, 1.05)):
+        exponent = float(np.log10(curve[-1][column] / curve[0][column]) / decades)
+        detail = ", ".join(f"{row[0]}: {row[column]:.3g} {'s' if column == 1 else 'MB'}" for row in curve)
+        bench.row(f"mesh, exponent of {name}", exponent, bar, at_least=False, detail=detail)
+
+
+def automatic(bench: Bench) -> None:
+    """The choice of auto against both backends, around the crossover."""
+    worst, details = 1.0, []
+    sizes = (1000, 2000, 4000) if bench.quick else (1000, 1500, 2000, 3000, 4000, 8000)
+    for n_atoms in sizes:
+        seconds = {}
+        for backend in ("direct", "mesh", "auto"):
+            options = {"backend": backend}
+            seconds[backend] = bench.ours(periodic(n_atoms, 1.5, options=options), 7)
+        times = {name: answer["seconds"] for name, answer in seconds.items()}
+        chosen = "mesh" if seconds["auto"]["note"] != "direct" else "direct"
+        for backend in ("direct", "mesh"):
+            key = f"{backend}, default accuracy, around the crossover"
+            bench.curves.setdefault(key, []).append((n_atoms, times[backend], seconds[backend]["megabytes"]))
+        worst = max(worst, times[chosen] / min(times["direct"], times["mesh"]))
+        details.append(f"{n_atoms}: {times['direct'] * 1e3:.0f} / {times['mesh'] * 1e3:.0f} ms, {chosen}")
+    bench.row("auto, time over the faster", worst, 1.1, at_least=False, detail="; ".join(details))
+
+
+# ---------------------------------------------------------------------------------------------------
+# the cost model
+
+
+def fit(bench: Bench) -> None:
+    """Print the constants of lsf/electrostatics/mesh_plan.py, measured here."""
+    n_k_per_atom = {}
+    table = Table("constant", "value")
+    times = []
+    for n_atoms in (2000, 4000, 8000):
+        task = periodic(n_atoms, 1.5, options={"backend": "direct"})
+        n_k_per_atom[n_atoms] = 0.5 / 0.1 / (6.0 * np.pi**2) * (1.25 * 2.25 * 2**0.3 / 1.5) ** 3
+        times.append(bench.ours(task)["seconds"] / (n_k_per_atom[n_atoms] * n_atoms**2))
+    table.add_row("DIRECT_COST", f"{np.median(times):.2e}")
+    for order, accuracies in ((6, (1e-4, 3e-5)), (8, (1e-6, 1e-7))):
+        rows, seconds = [], []
+        for n_atoms in (4000, 16000):
+            for accuracy in accuracies:
+                task = periodic(n_atoms, 1.5, options={"backend": "mesh", "mesh_accuracy": accuracy})
+                found = bench.ours(task)
+                size, found_order = found["note"].removeprefix("mesh ").split(", order ")
+                if int(found_order) == order:
+                    rows.append((n_atoms, np.prod([int(n) for n in size.split("x")])))
+                    seconds.append(found["seconds"])
+        if len(rows) > 1:
+            atom, point = np.linalg.lstsq(np.array(rows, dtype=float), np.array(seconds), rcond=None)[0]
+            table.add_row(f"ATOM_COST[{order}], POINT_COST", f"{atom:.2e}, {point:.2e}")
+    open_task = {**periodic(600, 1.5, options={"backend": "direct"}), "work": "open"}
+    table.add_row("PAIR_COST", f"{bench.ours(open_task)['seconds'] / 600**2:.2e}")
+    bench.console.print(table)
+
+
+# ---------------------------------------------------------------------------------------------------
+# output
+
+
+def plot(bench: Bench, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2))
+    for name, curve in bench.curves.items():
+        sizes, seconds, megabytes = zip(*sorted(curve), strict=True)
+        for axis, values in zip(axes, (seconds, megabytes), strict=True):
+            axis.loglog(sizes, values, "o-", label=name)
+    for axis, label in zip(axes, ("energy and forces, CPU s, one thread", "memory, MB"), strict=True):
+        axis.set(xlabel="atoms", ylabel=label)
+        axis.grid(True, which="major", alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.suptitle("0.1 atoms/Å³, charges and dipoles, σ = 1.5 Å, float64")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+
+
+def device() -> str:
+    """Name of the processor, as a file name."""
+    name = platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+        name = names[0] if names else name
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def write_json(bench: Bench, path: Path) -> None:
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "device": device(),
+        "quick": bench.quick,
+        "torch": torch.__version__,
+        "load": list(os.getloadavg()),
+        "rows": bench.rows,
+        "curves": bench.curves,
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="leave out the largest systems")
+    parser.add_argument("--json", type=Path, help="where to write the rows; default results/<device>.json")
+    parser.add_argument("--plot", type=Path, help="where to draw; default results/<device>.png")
+    parser.add_argument("--fit", action="store_true", help="print the constants of the cost model and stop")
+    arguments = parser.parse_args()
+    console = Console()
+    bench = Bench(console, arguments.quick)
+    try:
+        if arguments.fit:
+            fit(bench)
+            return 0
+        for section in (compare_with_gl, compare_with_pme, direct_rate, scaling, automatic):
+            section(bench)
+    finally:
+        bench.close()
+    folder = HERE / "results"
+    suffix = "-quick" if arguments.quick else ""
+    write_json(bench, arguments.json or folder / f"{device()}{suffix}.json")
+    plot(bench, arguments.plot or (arguments.json or folder / f"{device()}{suffix}").with_suffix(".png"))
+    short = [row["name"] for row in bench.rows if not row["holds"]]
+    console.print(f"{len(bench.rows) - len(short)} of {len(bench.rows)} bars hold")
+    return 1 if short else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
