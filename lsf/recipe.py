@@ -125,10 +125,15 @@ class DataOptions:
         path=True,
     )
     valid_fraction: float | None = option(
-        "Share of the training frames set aside for validation, drawn with the recipe's seed. The "
-        "frames drawn are no longer trained on.",
+        "Share of the training frames set aside for validation. The frames drawn are no longer trained on.",
         default=None,
         validator=unless_none(between(0.0, 1.0, open_ends=True)),
+    )
+    valid_seed: int | None = option(
+        "Seed of the draw of validation frames; the recipe's seed where not given. Fix it to compare models "
+        "of several seeds on the same frames.",
+        default=None,
+        validator=unless_none(at_least(0)),
     )
     test: str | dict[str, str] | None = option(
         "Test frames: one file, or a table of named files. They are only looked at in the final error "
@@ -143,6 +148,11 @@ class DataOptions:
         default="average",
         path=True,
         words=("average", "isolated"),
+    )
+    keep_isolated_atoms: bool = option(
+        "Train on the frames whose config_type is IsolatedAtom, too. Without it they are only looked at for "
+        'the energies of the free atoms, where atomic_energies is "isolated".',
+        default=False,
     )
     config_type_weights: dict[str, float] = option(
         "Weight of all frames of a config_type; the rest weigh 1. A frame of weight 2 counts like two "

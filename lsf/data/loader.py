@@ -20,7 +20,14 @@ from lsf.data.graph import AtomGraph
 from lsf.data.net_charge import net_charge_warnings
 from lsf.data.potentials import add_reference_potentials, trains_on_potentials
 from lsf.data.read import TITLE, Reading, limited, read_file, shown_path
-from lsf.data.statistics import DataFacts, SplitCounts, average_neighbors, count_split, provenance_of
+from lsf.data.statistics import (
+    DataFacts,
+    SplitCounts,
+    average_neighbors,
+    count_split,
+    label_scales,
+    provenance_of,
+)
 from lsf.errors import BoundaryError, DataError, Problem
 
 if TYPE_CHECKING:
@@ -74,9 +81,8 @@ def load_data(recipe: Recipe, log: logging.Logger) -> DataSplits:
     }
     if not frames[TRAIN]:
         findings.stop_if_any(log)
-    isolated: list[Frame] = []
-    if recipe.data.atomic_energies == "isolated":
-        isolated = [frame for frame in frames[TRAIN] if atomic_energies.is_isolated_atom(frame)]
+    isolated = [frame for frame in frames[TRAIN] if atomic_energies.is_isolated_atom(frame)]
+    if not recipe.data.keep_isolated_atoms:
         frames[TRAIN] = [frame for frame in frames[TRAIN] if not atomic_energies.is_isolated_atom(frame)]
     _split_off_validation(recipe, frames)
     if not frames[TRAIN]:
@@ -151,7 +157,8 @@ def _split_off_validation(recipe: Recipe, frames: Frames) -> None:
         return
     everything = frames[TRAIN]
     n_valid = max(1, round(fraction * len(everything)))
-    generator = torch.Generator().manual_seed(recipe.seed)
+    seed = recipe.seed if recipe.data.valid_seed is None else recipe.data.valid_seed
+    generator = torch.Generator().manual_seed(seed)
     drawn = set(torch.randperm(len(everything), generator=generator)[:n_valid].tolist())
     tests = {split: frames.pop(split) for split in list(frames) if split != TRAIN}
     frames[TRAIN] = [frame for place, frame in enumerate(everything) if place not in drawn]
@@ -265,6 +272,7 @@ def _facts(
         species=tuple(sorted(energies)),
         atomic_energies=dict(energies),
         avg_num_neighbors=average_neighbors(graphs[TRAIN]),
+        **attrs.asdict(label_scales(graphs[TRAIN], energies)),
         n_frames={count.split: count.frames for count in counts},
         provenance={
             count.split: provenance_of(Path(files[count.split]).name, checksums[files[count.split]], count)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 
 from lsf.data.graph import AtomGraph
 from lsf.data.keys import LABELS
@@ -29,6 +31,21 @@ class DataFacts:
     n_frames: dict[str, int]
     """Frames by split."""
     provenance: dict[str, Any] = attrs.field(factory=dict)
+    energy_mean: float | None = None
+    """Mean over the training frames of (E - Σ E0)/n_atoms in eV; None without energies."""
+    energy_std: float | None = None
+    """Standard deviation of the same; None with fewer than two energies."""
+    forces_rms: float | None = None
+    """Root mean square of the training forces' components in eV/Å; None without forces."""
+
+
+@attrs.frozen
+class LabelScales:
+    """The fields of :class:`DataFacts` of these names."""
+
+    energy_mean: float | None
+    energy_std: float | None
+    forces_rms: float | None
 
 
 @attrs.frozen
@@ -69,6 +86,23 @@ def average_neighbors(graphs: Sequence[AtomGraph]) -> float:
     edges = sum(int(graph.edge_index.shape[1]) for graph in graphs)
     atoms = sum(int(graph.num_nodes) for graph in graphs)
     return edges / atoms if edges else 1.0
+
+
+def label_scales(graphs: Sequence[AtomGraph], atomic_energies: Mapping[int, float]) -> LabelScales:
+    """Return how large energies and forces are; frames of weight zero do not count, others count once."""
+    energies = []
+    forces = []
+    for graph in graphs:
+        if bool((graph.weight_energy > 0.0).any()):
+            free = sum(atomic_energies[number] for number in graph.atomic_numbers.tolist())
+            energies.append((float(graph.target_energy) - free) / int(graph.num_nodes))
+        if bool((graph.weight_forces > 0.0).any()):
+            forces.append(graph.target_forces.numpy().reshape(-1))
+    return LabelScales(
+        energy_mean=statistics.fmean(energies) if energies else None,
+        energy_std=statistics.stdev(energies) if len(energies) > 1 else None,
+        forces_rms=float(np.sqrt(np.square(np.concatenate(forces)).mean())) if forces else None,
+    )
 
 
 def provenance_of(path: str, checksum: str, counts: SplitCounts) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lsf.models.harmonics import spherical_harmonics
-from lsf.models.radial import BesselBasis
+from lsf.models.radial import RadialBasis
 
 
 class Edges(NamedTuple):
@@ -26,7 +26,7 @@ def edge_geometry(
     edge_index: Tensor,
     unit_shifts: Tensor,
     batch: Tensor,
-    radial: BesselBasis,
+    radial: RadialBasis,
     max_ell: int,
     dtype: torch.dtype,
 ) -> Edges:

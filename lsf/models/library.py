@@ -10,6 +10,7 @@ from torch import nn
 
 from lsf.data.statistics import DataFacts
 from lsf.electrostatics.boundary import Electrostatics
+from lsf.errors import LsfError
 from lsf.models.backbone import Backbone
 from lsf.models.irreps import Irreps, parse_irreps
 from lsf.models.local_source import CoulombTerm, LocalSourceModel, NoCoulomb
@@ -27,7 +28,7 @@ from lsf.models.oxidation import (
     SumMixer,
     SymmetricTransfer,
 )
-from lsf.models.radial import BesselBasis
+from lsf.models.radial import RADIAL_BASES
 from lsf.models.readouts import EnergyReadout, PolarizabilityReadout
 from lsf.models.sources import (
     FixedSource,
@@ -44,7 +45,39 @@ OXIDATION_WIDTH = 32
 
 def mace(options: MACEOptions, electrostatics: Electrostatics, facts: DataFacts) -> LocalSourceModel:
     """Return the backbone alone, without charges."""
-    return _assemble(options, facts, NoSource(), NoCoulomb())
+    scale, shift = energy_scale(options, facts), energy_shift(options, facts)
+    return _assemble(options, facts, NoSource(), NoCoulomb(), scale=scale, shift=shift)
+
+
+def energy_scale(options: MACEOptions, facts: DataFacts) -> float:
+    """Return the factor of the short-range energy.
+
+    Raises :class:`lsf.errors.LsfError` when the data does not say how large energies or forces are.
+    """
+    if not isinstance(options.scale, str):
+        return 1.0 if options.scale is None else options.scale
+    measured = facts.forces_rms if options.scale == "forces" else facts.energy_std
+    if not measured:
+        raise LsfError(
+            f'model.scale = "{options.scale}": found no training frames whose {options.scale} differ from '
+            'zero and from one another; expected labels to take it from, a number, or "none"'
+        )
+    return measured
+
+
+def energy_shift(options: MACEOptions, facts: DataFacts) -> float:
+    """Return what is added to the short-range energy of every atom, in eV.
+
+    Raises :class:`lsf.errors.LsfError` when it is to be the mean of the energies and there are none.
+    """
+    if options.shift != "mean":
+        return options.shift or 0.0
+    if facts.energy_mean is None:
+        raise LsfError(
+            'model.shift = "mean": found no training frame with an energy; expected energies to take the '
+            'mean of, a number, or "none"'
+        )
+    return facts.energy_mean
 
 
 def local_charges(
@@ -104,6 +137,8 @@ def _assemble(
     source: SourceHead,
     coulomb: nn.Module,
     polarizability: PolarizabilityReadout | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
 ) -> LocalSourceModel:
     hidden = parse_irreps(options.hidden_irreps)
     backbone = Backbone(
@@ -114,15 +149,23 @@ def _assemble(
         options.correlation,
         options.num_radial,
         options.radial_mlp,
-        facts.avg_num_neighbors,
+        options.avg_num_neighbors or facts.avg_num_neighbors,
         options.kernels,
     )
-    readout = EnergyReadout(hidden, options.num_interactions, parse_irreps(options.mlp_irreps).channels)
+    readout = EnergyReadout(
+        hidden,
+        options.num_interactions,
+        parse_irreps(options.mlp_irreps).channels,
+        options.final_readout == "nonlinear",
+        options.gate,
+        scale,
+        shift,
+    )
     return LocalSourceModel(
         facts.species,
         tuple(facts.atomic_energies[number] for number in facts.species),
         backbone,
-        BesselBasis(options.r_max, options.num_radial, options.cutoff_p),
+        RADIAL_BASES[options.radial_basis](options.r_max, options.num_radial, options.cutoff_p),
         options.max_ell,
         readout,
         source,

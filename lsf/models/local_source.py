@@ -13,7 +13,7 @@ from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.field import field_energy
 from lsf.models.backbone import Backbone, SpeciesGroups
 from lsf.models.geometry import edge_geometry
-from lsf.models.radial import BesselBasis
+from lsf.models.radial import RadialBasis
 from lsf.models.readouts import EnergyReadout, PolarizabilityReadout
 from lsf.models.sources import SourceHead, sum_over_graph
 
@@ -69,7 +69,7 @@ class LocalSourceModel(nn.Module):
 
     species: Tensor
     atomic_energies: Tensor
-    radial: BesselBasis
+    radial: RadialBasis
     backbone: Backbone
     source: SourceHead
 
@@ -78,7 +78,7 @@ class LocalSourceModel(nn.Module):
         species: tuple[int, ...],
         atomic_energies: tuple[float, ...],
         backbone: Backbone,
-        radial: BesselBasis,
+        radial: RadialBasis,
         max_ell: int,
         readout: EnergyReadout,
         source: SourceHead,
@@ -148,7 +148,7 @@ class LocalSourceModel(nn.Module):
         features = self.backbone(initial, edges, graph.neighbor_slots, groups)
         sources = self.source(features, edges, graph.positions, graph.formal_charges, graph.batch, n_graphs)
 
-        node_short_range = self.readout(features).to(torch.float64)
+        node_short_range = self.readout(features)
         node_atomic = self.atomic_energies.index_select(0, graph.species)
         atomic = sum_over_graph(node_atomic, graph.batch, n_graphs)
         short_range = sum_over_graph(node_short_range, graph.batch, n_graphs)

@@ -5,13 +5,13 @@ No torch here: ``lsf describe`` and recipe checks read these classes without loa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
 from lsf.errors import Problem
 from lsf.models.irreps import parse_irreps
-from lsf.options import Rule, above, between, option
+from lsf.options import Rule, above, between, option, unless_none
 
 if TYPE_CHECKING:
     from lsf.recipe import Recipe
@@ -77,9 +77,13 @@ class BackboneOptions:
         validator=between(0, 4),
     )
     num_radial: int = option(
-        "Number of Bessel functions of the distance. More resolve shorter length scales.",
+        "Number of radial basis functions. More resolve shorter length scales.",
         default=8,
         validator=between(1, 64),
+    )
+    radial_basis: Literal["bessel", "gaussian", "chebyshev"] = option(
+        "Functions of the distance the radial network sees. bessel resolves short distances best.",
+        default="bessel",
     )
     cutoff_p: int = option(
         "Exponent of the polynomial envelope at r_max. Larger keeps weights flat further out.",
@@ -95,6 +99,21 @@ class BackboneOptions:
         "Hidden scalars of the last layer's non-linear energy readout. Wider readouts fit more.",
         default="16x0e",
         validator=_scalars_rule(),
+    )
+    final_readout: Literal["nonlinear", "linear"] = option(
+        "How the energy is read from the last of several layers; all others are read linearly. linear has "
+        "fewer weights and fits less.",
+        default="nonlinear",
+    )
+    gate: Literal["silu", "tanh", "abs", "none"] = option(
+        "Activation of the non-linear readout. none makes it a product of two linear maps.",
+        default="silu",
+    )
+    avg_num_neighbors: float | None = option(
+        "Number of neighbours that messages are divided by; measured on the training frames where not given. "
+        "Fix it to give models of different data the same scale.",
+        default=None,
+        validator=unless_none(above(0.0)),
     )
     kernels: Literal["native", "e3nn"] = option(
         "Implementation of the message passing; both give the same numbers. e3nn is the slower oracle.",
@@ -128,9 +147,35 @@ def _needs_degrees(options: BackboneOptions, recipe: Recipe, where: str) -> list
     ]
 
 
+Scale = float | Literal["forces", "energies"] | None
+Shift = float | Literal["mean"] | None
+
+
+_SCALE: Final = (
+    'Factor of the short-range energy: a number, "forces" (root mean square of the training forces), '
+    '"energies" (standard deviation of (E - Σ E0)/n_atoms) or "none". Data in large units is then fitted '
+    "with weights of order one."
+)
+_SHIFT: Final = (
+    'Added to the short-range energy of every atom, in eV: a number, "mean" (of (E - Σ E0)/n_atoms over '
+    'the training frames) or "none". An isolated atom then no longer has its E0.'
+)
+
+
 @attrs.frozen(kw_only=True)
 class MACEOptions(BackboneOptions):
     """The backbone alone: a short-range potential without charges."""
+
+    scale: Scale = option(_SCALE, default=None)
+    shift: Shift = option(_SHIFT, default=None)
+
+
+@attrs.frozen(kw_only=True)
+class ScaleShiftMACEOptions(MACEOptions):
+    """The backbone alone, its energy scaled and shifted as the data is."""
+
+    scale: Scale = option(_SCALE, default="forces")
+    shift: Shift = option(_SHIFT, default="mean")
 
 
 @attrs.frozen(kw_only=True)

@@ -1,10 +1,11 @@
-"""Radial functions of an edge: Bessel basis, smooth envelope, and the network that mixes them."""
+"""Radial functions of an edge: their basis, smooth envelope, and the network that mixes them."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -28,26 +29,77 @@ def polynomial_cutoff(ratio: Tensor, exponent: int) -> Tensor:
     return value * (ratio < 1.0)
 
 
-class BesselBasis(nn.Module):
-    r"""``n_radial`` functions :math:`\sqrt{2/r_{max}}\,\sin(n\pi r/r_{max})/r` times the envelope.
+class RadialBasis(nn.Module):
+    """``n_radial`` functions of the distance times the envelope; zero from ``r_max`` on."""
 
-    Gasteiger et al., arXiv:2003.03123, eqs. (7) and (8). Zero from ``r_max`` on.
+    def __init__(self, r_max: float, cutoff_p: int) -> None:
+        super().__init__()
+        self.r_max = r_max
+        self.cutoff_p = cutoff_p
+
+    def forward(self, lengths: Tensor) -> Tensor:
+        """Return ``(n_edges, n_radial)`` for lengths ``(n_edges,)`` in Å."""
+        r = lengths.unsqueeze(-1)
+        return self.functions(r) * polynomial_cutoff(r / self.r_max, self.cutoff_p)
+
+    def functions(self, r: Tensor) -> Tensor:
+        """Return the functions without envelope, ``(n_edges, n_radial)``, for ``r`` ``(n_edges, 1)``."""
+        raise NotImplementedError
+
+
+class BesselBasis(RadialBasis):
+    r""":math:`\sqrt{2/r_{max}}\,\sin(n\pi r/r_{max})/r`, n = 1, 2, …
+
+    Gasteiger et al., arXiv:2003.03123, eqs. (7) and (8).
     """
 
     frequencies: Tensor
 
     def __init__(self, r_max: float, n_radial: int, cutoff_p: int) -> None:
-        super().__init__()
-        self.r_max = r_max
-        self.cutoff_p = cutoff_p
+        super().__init__(r_max, cutoff_p)
         frequencies = torch.arange(1, n_radial + 1, dtype=torch.float64) * (math.pi / r_max)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def forward(self, lengths: Tensor) -> Tensor:
-        """Return ``(n_edges, n_radial)`` for lengths ``(n_edges,)`` in Å."""
-        r = lengths.unsqueeze(-1)
-        bessel = math.sqrt(2.0 / self.r_max) * torch.sin(self.frequencies.to(r.dtype) * r) / r
-        return bessel * polynomial_cutoff(r / self.r_max, self.cutoff_p)
+    def functions(self, r: Tensor) -> Tensor:
+        """Return the Bessel functions."""
+        return math.sqrt(2.0 / self.r_max) * torch.sin(self.frequencies.to(r.dtype) * r) / r
+
+
+class GaussianBasis(RadialBasis):
+    r""":math:`e^{-(r - r_n)^2 / 2 w^2}` with centres from 0 to ``r_max`` a width w apart."""
+
+    centers: Tensor
+
+    def __init__(self, r_max: float, n_radial: int, cutoff_p: int) -> None:
+        super().__init__(r_max, cutoff_p)
+        self.width = r_max / max(1, n_radial - 1)
+        self.register_buffer(
+            "centers", torch.arange(n_radial, dtype=torch.float64) * self.width, persistent=False
+        )
+
+    def functions(self, r: Tensor) -> Tensor:
+        """Return the Gaussians."""
+        return torch.exp(-0.5 * ((r - self.centers.to(r.dtype)) / self.width) ** 2)
+
+
+class ChebyshevBasis(RadialBasis):
+    r"""Chebyshev polynomials :math:`T_n(2 r/r_{max} - 1)`, n = 1, 2, …, which stay within ±1."""
+
+    def __init__(self, r_max: float, n_radial: int, cutoff_p: int) -> None:
+        super().__init__(r_max, cutoff_p)
+        self.n_radial = n_radial
+
+    def functions(self, r: Tensor) -> Tensor:
+        """Return the polynomials, by their recursion."""
+        x = 2.0 * r / self.r_max - 1.0
+        polynomials = [torch.ones_like(x), x]
+        while len(polynomials) <= self.n_radial:
+            polynomials.append(2.0 * x * polynomials[-1] - polynomials[-2])
+        return torch.cat(polynomials[1:], dim=-1)
+
+
+RADIAL_BASES: Final = {"bessel": BesselBasis, "gaussian": GaussianBasis, "chebyshev": ChebyshevBasis}
+"""Radial functions by the name an option gives them."""
 
 
 class RadialNetwork(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +12,65 @@ from lsf.models.irreps import Irreps
 from lsf.models.linear import EquivariantLinear
 from lsf.models.radial import SILU_SCALE
 
+TANH_SCALE: Final = 1.5925374197228302
+"""``E[tanh(z)²]^(-1/2)`` for z ~ N(0, 1)."""
+
+
+class Absolute(nn.Module):
+    """The absolute value."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the absolute values."""
+        return values.abs()
+
+
+class Gate(NamedTuple):
+    """An activation and the factor that keeps unit second moment."""
+
+    function: type[nn.Module]
+    scale: float
+
+
+GATES: Final = {
+    "silu": Gate(nn.SiLU, SILU_SCALE),
+    "tanh": Gate(nn.Tanh, TANH_SCALE),
+    "abs": Gate(Absolute, 1.0),
+    "none": Gate(nn.Identity, 1.0),
+}
+"""Activations of the last readout by the name an option gives them."""
+
 
 class EnergyReadout(nn.Module):
     """Short-range energy of every atom: linear per layer, a small network on the last of several.
 
-    Batatia et al., arXiv:2206.07697, eq. (12).
+    With ``nonlinear`` false the last layer is read linearly, too. The sum over layers is multiplied by
+    ``scale`` and shifted by ``shift`` (eV). Batatia et al., arXiv:2206.07697, eq. (12).
     """
 
-    def __init__(self, hidden: Irreps, n_layers: int, hidden_width: int) -> None:
+    def __init__(
+        self,
+        hidden: Irreps,
+        n_layers: int,
+        hidden_width: int,
+        nonlinear: bool = True,
+        gate: str = "silu",
+        scale: float = 1.0,
+        shift: float = 0.0,
+    ) -> None:
         super().__init__()
-        n_linear = n_layers - 1 if n_layers > 1 else 1
+        self.scale = scale
+        self.shift = shift
+        self.gated = n_layers > 1 and nonlinear
+        n_linear = n_layers - 1 if self.gated else n_layers
         self.linear = nn.ParameterList(nn.Parameter(torch.randn(hidden.channels)) for _ in range(n_linear))
-        self.gated = n_layers > 1
         if self.gated:
+            self.activation = GATES[gate].function()
+            self.activation_scale = GATES[gate].scale
             self.hidden = nn.Parameter(torch.randn(hidden.channels, hidden_width))
             self.out = nn.Parameter(torch.randn(hidden_width))
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Return ``(n_atoms,)`` eV in the dtype of the features."""
+        """Return ``(n_atoms,)`` eV in float64."""
         scalars = [layer[:, 0] for layer in features]
         terms = [
             layer @ (weight / math.sqrt(weight.shape[0]))
@@ -36,9 +78,9 @@ class EnergyReadout(nn.Module):
         ]
         if self.gated:
             width_in, width = self.hidden.shape
-            inner = SILU_SCALE * nn.functional.silu(scalars[-1] @ (self.hidden / math.sqrt(width_in)))
-            terms.append(inner @ (self.out / math.sqrt(width)))
-        return torch.stack(terms).sum(0)
+            inner = self.activation(scalars[-1] @ (self.hidden / math.sqrt(width_in)))
+            terms.append(self.activation_scale * inner @ (self.out / math.sqrt(width)))
+        return torch.stack(terms).sum(0).to(torch.float64) * self.scale + self.shift
 
 
 def _quadratic_forms() -> Tensor:

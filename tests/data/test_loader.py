@@ -239,3 +239,26 @@ def test_potentials_follow_from_multipoles_where_a_loss_wants_them(tmp_path):
         stage = Stage("only", 1, 0.01, {name: LossTerm(weight) for name, weight in losses.items()})
         splits = load_data(attrs.evolve(recipe(path, heads={"default": head}), stages=(stage,)), LOG)
         assert splits.counts[0].labels["electrostatic_potentials"] == count
+
+
+def test_isolated_atoms_may_be_kept(tmp_path):
+    atoms = [
+        frame_text(symbol, [[0, 0, 0]], f"REF_energy={energy} config_type=IsolatedAtom", "")
+        for symbol, energy in (("H", -13.6), ("O", 12.9))
+    ]
+    path = write(tmp_path / "train.xyz", *atoms, *waters(4))
+    for energies in ("isolated", {"H": -13.6, "O": 12.9}):
+        for keep, count in ((False, 4), (True, 6)):
+            splits = load(path, atomic_energies=energies, keep_isolated_atoms=keep)
+            assert len(splits.train) + len(splits.valid) == count
+            assert splits.facts.atomic_energies == {1: -13.6, 8: 12.9}
+
+
+def test_the_draw_of_validation_frames_may_have_its_own_seed(tmp_path):
+    path = write(tmp_path / "train.xyz", *waters(20))
+
+    def drawn(**changes):
+        return [int(graph.frame_index) for graph in load(path, **changes).valid]
+
+    assert drawn(seed=3, valid_seed=4) == drawn(seed=5, valid_seed=4) == drawn(seed=4)
+    assert drawn(seed=3, valid_seed=4) != drawn(seed=3)
