@@ -24,6 +24,9 @@ LOSSES: Final = "losses.png"
 _UNSAFE: Final = re.compile(r"[^\w.-]")
 """Characters that do not go into the name of a file."""
 
+LONG: Final = 15
+"""Rows above which a table is folded up."""
+
 STYLE: Final = """
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1.2rem; color: #222; background: #fff;
        font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }
@@ -33,8 +36,9 @@ p.summary { margin: 0.2rem 0 0; color: #555; }
 div.wide { overflow-x: auto; margin-bottom: 1.6rem; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 caption { padding-bottom: 0.4rem; text-align: left; font-weight: 600; }
-th, td { padding: 0.25rem 0.8rem; border-bottom: 1px solid #e4e4e4; text-align: left; white-space: nowrap; }
-thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
+th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #e4e4e4; text-align: left; }
+td { white-space: nowrap; }
+thead th { border-bottom: 2px solid #888; vertical-align: bottom; line-height: 1.25; }
 th.number, td.number { text-align: right; }
 img { display: block; max-width: 100%; height: auto; margin: 0 0 1.6rem; }
 pre { overflow-x: auto; padding: 0.8rem 1rem; background: #f6f6f6; font-size: 0.85rem; line-height: 1.4; }
@@ -87,6 +91,15 @@ def write_report(
     return folder / PAGE
 
 
+def _table(table: Table) -> str:
+    """Return a table that scrolls where it is too wide, and is folded up where it is long."""
+    shown = f'<div class="wide">{html_table(table)}</div>'
+    if len(table.rows) <= LONG:
+        return shown
+    heading = f"{html.escape(table.title)} ({len(table.rows)} rows)"
+    return f"<details><summary>{heading}</summary>\n{shown}</details>"
+
+
 def _picture(figure: Figure | None, path: Path, text: str) -> str:
     """Write a figure and return it as an image that is part of the page; "" where there is none."""
     if figure is None:
@@ -115,7 +128,7 @@ def _page(
     versions: Mapping[str, str],
 ) -> str:
     shown_name = html.escape(name)
-    shown_tables = "\n".join(f'<div class="wide">{html_table(table)}</div>' for table in tables)
+    shown_tables = "\n".join(_table(table) for table in tables)
     made_with = ", ".join(f"{program} {version}" for program, version in versions.items())
     parts = [
         f"<h1>{shown_name}</h1>",

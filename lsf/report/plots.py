@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from lsf.files import replacing
@@ -156,7 +156,7 @@ def loss_figure(history: Sequence[Mapping[str, Any]], title: str) -> Figure | No
     if not panels:
         return None
     starts = _stage_starts(history)
-    figure = Figure(figsize=(7.5, 2.8 * len(panels) + 0.6), layout="constrained")
+    figure = Figure(figsize=(8.4, 2.8 * len(panels) + 0.6), layout="constrained")
     all_axes: list[Axes] = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
     for axes, (name, curves) in zip(all_axes, panels, strict=True):
         for label, ((epochs, values), color) in curves.items():
@@ -165,16 +165,31 @@ def loss_figure(history: Sequence[Mapping[str, Any]], title: str) -> Figure | No
                 # every stage has a loss of its own: the numbers on both sides do not belong together
                 epochs, values = _apart(epochs, values, starts)
             axes.plot(epochs, values, color=color, label=label, linewidth=1.4, marker=marker, markersize=3)
-        axes.set_yscale("log")
+        _logarithmic(axes)
         axes.set_ylabel(name)
-        axes.legend(fontsize=9, loc="upper right", edgecolor="none", framealpha=0.9)
+        # beside the axes, where no curve can run behind it
+        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         _plain(axes)
         axes.grid(axis="y", which="major", color="#DDDDDD", linewidth=0.6)
+    all_axes[-1].set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
     _mark_stages(all_axes, starts)
     all_axes[-1].set_xlabel("epoch")
-    all_axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    all_axes[-1].xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True))
     figure.suptitle(title, fontsize=12, fontweight="bold", parse_math=False)
     return figure
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Give the axis of values a logarithmic scale with plain numbers, also where it spans no decade."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    # 1, 2 and 5 of every decade leave a narrow axis without any number, and crowd a wide one
+    narrow, wide = high < 8.0 * low, high > 1.0e4 * low
+    axes.yaxis.set_major_locator(
+        MaxNLocator(4) if narrow else LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0))
+    )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _series(history: Sequence[Mapping[str, Any]], key: str, factor: float = 1.0) -> tuple[Array, Array]:

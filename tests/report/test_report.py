@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from lsf.errors import LsfError
-from lsf.report.html import write_report
+from lsf.report.html import LONG, write_report
 from lsf.report.plots import (
     QUANTITIES,
     in_order,
@@ -110,6 +110,30 @@ def test_loss_curves_break_where_the_loss_changes_and_errors_do_not():
     np.testing.assert_allclose(energy.get_ydata(), 10.0)
 
 
+@pytest.mark.parametrize("highest", [0.5, 3.0, 200.0, 1e7])
+def test_a_logarithmic_axis_has_plain_numbers_few_and_not_none(highest):
+    records = [
+        {"epoch": 1, "stage": "a", "train_loss": highest},
+        {"epoch": 2, "stage": "a", "train_loss": 0.4},
+    ]
+    axes = loss_figure(records, "run").axes[0]
+    low, high = axes.get_ylim()
+    shown = [
+        label.get_text()
+        for place, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        if low <= place <= high
+    ]
+    assert 2 <= len(shown) <= 10
+    assert [float(text) for text in shown]  # not as powers in mathematical type
+    assert not any(label.get_text() for label in axes.get_yticklabels(minor=True))
+
+
+def test_the_name_of_the_first_stage_stands_over_the_axes():
+    losses = loss_figure(history(), "run").axes[0]
+    assert losses.get_xlim() == (0.5, 6.5)
+    assert losses.texts[0].xy[0] == 0.5
+
+
 def test_what_has_no_place_on_a_logarithm_is_left_out():
     records = [{"epoch": 1, "stage": "a", "train_loss": 0.0}, {"epoch": 2, "stage": "a", "train_loss": None}]
     assert loss_figure(records, "run") is None
@@ -201,6 +225,15 @@ def test_page_shows_tables_recipe_versions_and_escapes_names(page):
     ):
         assert shown in text
     assert "<ions>" not in text
+
+
+def test_long_tables_are_folded_up(tmp_path, arguments):
+    table = Table("Errors by type", ("frames",), [(f"type {number}",) for number in range(LONG + 1)])
+    arguments |= {"tables": [*arguments["tables"], table], "parity": {}, "history": []}
+    text = write_report(tmp_path, **arguments).read_text(encoding="utf-8")
+    assert Tags(text).open == []
+    assert f"<details><summary>Errors by type ({LONG + 1} rows)</summary>" in text
+    assert text.count("<details>") == 2  # this table and the recipe
 
 
 def test_pictures_stand_beside_the_page_and_old_ones_go(page):
