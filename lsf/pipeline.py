@@ -27,12 +27,13 @@ from lsf.models.inputs import check_charge_range
 from lsf.recipe import Recipe
 from lsf.recipe_io import resolved_toml
 from lsf.report.html import write_report
-from lsf.report.tables import rich_table
+from lsf.report.tables import Table, rich_table
 from lsf.resolve import pick_device, resolve
 from lsf.train.distributed import device_of_process, is_main_process, world_of
 from lsf.train.evaluation import labelled_pairs
 from lsf.train.progress import Observer, Record
 from lsf.train.stages import TrainResult, train
+from lsf.train.tables import brief_table
 
 if TYPE_CHECKING:
     from lsf.models.local_source import LocalSourceModel
@@ -134,8 +135,11 @@ def run_recipe(
             )
         if not is_main_process():
             return RunResult(folder, result.model_file, folder / REPORT, result)
-        report = _report(recipe, splits, folder, result, text)
-    console.print(rich_table(result.table))
+        brief = brief_table(recipe.training.error_table, result.metrics, splits.tests, result.table.title)
+        report = _report(recipe, splits, folder, result, brief, text)
+    console.print(rich_table(brief))
+    if len(brief.rows) < len(result.table.rows):
+        console.print("The report has the errors of every config type.", highlight=False)
     _print_files(result, report, console)
     return RunResult(folder, result.model_file, report, result)
 
@@ -178,7 +182,9 @@ def _prepare(recipe: Recipe, splits: DataSplits, log: logging.Logger) -> LocalSo
     return model
 
 
-def _report(recipe: Recipe, splits: DataSplits, folder: Path, result: TrainResult, text: str) -> Path:
+def _report(
+    recipe: Recipe, splits: DataSplits, folder: Path, result: TrainResult, brief: Table, text: str
+) -> Path:
     batch_size = recipe.training.valid_batch_size or recipe.training.batch_size
     parity: dict[str, Any] = {}
     for name, graphs in (("valid", splits.valid), *splits.tests.items()):
@@ -186,7 +192,9 @@ def _report(recipe: Recipe, splits: DataSplits, folder: Path, result: TrainResul
             pairs = labelled_pairs(result.model, graphs, batch_size, PARITY)
             parity[name] = {key: (pair.target.numpy(), pair.predicted.numpy()) for key, pair in pairs.items()}
     versions = {"lsf": lsf.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
-    tables = [result.table, count_table(splits.counts)]
+    tables = [brief, count_table(splits.counts)]
+    if len(brief.rows) < len(result.table.rows):
+        tables.append(attrs.evolve(result.table, title=f"{result.table.title} by config type"))
     return write_report(folder / REPORT, recipe.name, result.history, parity, tables, text, versions)
 
 

@@ -7,7 +7,7 @@ side. A recipe chooses one by ``training.error_table``; the registry entries sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, Literal
 
 import attrs
@@ -71,6 +71,9 @@ ALL_COLUMNS: Final = (
 )
 """Columns the automatic table chooses from."""
 
+BRIEF_ROWS: Final = 12
+"""Rows of a table that is taken in at a glance."""
+
 
 @attrs.frozen
 class ErrorTable:
@@ -82,9 +85,15 @@ class ErrorTable:
     columns: tuple[Column, ...]
     only_labelled: bool = False
 
-    def __call__(self, metrics: Mapping[str, SplitMetrics], title: str = "Errors") -> Table:
-        """Return the table of the named sets of frames."""
-        lines = [line for name, split in metrics.items() for line in _lines(name, split)]
+    def __call__(
+        self,
+        metrics: Mapping[str, SplitMetrics],
+        title: str = "Errors",
+        by_type: Collection[str] | None = None,
+    ) -> Table:
+        """Return the table of the named sets; those in ``by_type`` (None: all) by config type too."""
+        detailed = metrics if by_type is None else by_type
+        lines = [line for name, split in metrics.items() for line in _lines(name, split, name in detailed)]
         columns = [
             column
             for column in self.columns
@@ -100,10 +109,10 @@ class ErrorTable:
         )
 
 
-def _lines(name: str, split: SplitMetrics) -> list[tuple[str, int, Errors]]:
+def _lines(name: str, split: SplitMetrics, by_type: bool) -> list[tuple[str, int, Errors]]:
     """Return the rows of one set of frames: all of it, then its config types where there are several."""
     lines = [(name, split.n_frames, split.errors)]
-    if len(split.frames_by_type) > 1:
+    if by_type and len(split.frames_by_type) > 1:
         lines += [
             (f"{name}: {config_type}", count, split.errors_by_type[config_type])
             for config_type, count in sorted(split.frames_by_type.items())
@@ -165,3 +174,16 @@ def build_error_table(name: str) -> ErrorTable:
     entry = catalog().entry("metrics", name)
     table: ErrorTable = entry.target()(entry.options_class()())
     return table
+
+
+def brief_table(
+    name: str, metrics: Mapping[str, SplitMetrics], tests: Collection[str], title: str = "Errors"
+) -> Table:
+    """Return the named error table with one row per set of frames.
+
+    The config types of the sets in ``tests`` have rows too, as long as these are no more than
+    :data:`BRIEF_ROWS` in all.
+    """
+    table = build_error_table(name)
+    detailed = table(metrics, title, tests)
+    return detailed if len(detailed.rows) <= BRIEF_ROWS else table(metrics, title, ())

@@ -9,7 +9,7 @@ from lsf.data.graph import collate
 from lsf.report.tables import rich_table
 from lsf.train.evaluation import EvaluationSet, evaluate_splits, labelled_pairs, parameters_of
 from lsf.train.metrics import ErrorStats
-from lsf.train.tables import build_error_table
+from lsf.train.tables import BRIEF_ROWS, brief_table, build_error_table
 
 LABELS = ("energy", "forces", "dipole", "atomic_multipoles", "total_charge")
 
@@ -194,6 +194,18 @@ def test_columns_and_units_of_the_error_tables(model, name):
     for column, value in zip(table.columns[2:], table.rows[-1][2:], strict=True):
         assert (value is not None) == (column in ("RMSE E", "MAE E"))
     rich_table(table)
+
+
+def test_a_brief_table_names_config_types_of_test_sets_as_long_as_they_are_few(model):
+    splits = {"train": make_graphs(6, LABELS), "test": make_graphs(4, LABELS)}
+    metrics = evaluate_splits(model, splits, 4, tiny_evaluate)
+    few = brief_table("auto", metrics, ["test"], "Errors of a run")
+    assert few.title == "Errors of a run"
+    assert [row[0] for row in few.rows] == ["train", "test", "test: ion", "test: water"]
+    many = {**metrics, **{f"test {number}": metrics["test"] for number in range(4)}}
+    rows = brief_table("auto", many, set(many) - {"train"}).rows
+    assert [row[0] for row in rows] == list(many)
+    assert len(build_error_table("auto")(many).rows) > BRIEF_ROWS
 
 
 def test_numbers_of_a_table_are_in_its_units(model):
