@@ -34,6 +34,7 @@ from lsf.train.evaluation import labelled_pairs
 from lsf.train.progress import Observer, Record
 from lsf.train.stages import TrainResult, train
 from lsf.train.tables import brief_table
+from lsf.train.trackers import tracking
 
 if TYPE_CHECKING:
     from lsf.models.local_source import LocalSourceModel
@@ -104,7 +105,7 @@ def run_recipe(
     folder = Path(out) if out is not None else RUNS / recipe.name
     text = resolved_toml(recipe)
     _claim(folder, text, fresh)
-    with _logging(console, handlers) as log:
+    with _logging(console, handlers) as log, tracking(recipe, folder) as trackers:
         splits = load_data(recipe, log)
         for observer in observers:
             observer(_data_record(splits))
@@ -115,6 +116,9 @@ def run_recipe(
                 temporary.write_text(text, encoding="utf-8")
             _log_to(log, folder / "log.txt")
         model = model.to(device)
+
+        for tracker in trackers:
+            tracker.begin(model)
 
         def save(trained: Any, file: Path, extra: Mapping[str, str]) -> None:
             save_model(trained, file, recipe, splits.facts, extra)
@@ -130,7 +134,7 @@ def run_recipe(
                 resolved_recipe=text,
                 console=console,
                 resume=not fresh,
-                observers=observers,
+                observers=(*observers, *trackers),
                 world=world,
             )
         if not is_main_process():

@@ -37,6 +37,7 @@ __all__ = [
     "LossTerm",
     "Recipe",
     "Stage",
+    "Tracker",
     "Training",
 ]
 
@@ -285,6 +286,13 @@ class Training:
 
 
 @attrs.frozen
+class Tracker:
+    """A tracker, chosen by its name as key, with the options of the registry entry of that name."""
+
+    options: Any
+
+
+@attrs.frozen
 class Export:
     """Which files the finished model is written to (table ``export``)."""
 
@@ -340,6 +348,12 @@ class Recipe:
     )
     training: Training = option(
         "Settings shared by all stages. A stage cannot change them.", factory=Training
+    )
+    trackers: dict[str, Tracker] = option(
+        "Where metrics are sent besides the run folder, by name; an empty table [trackers.tensorboard] "
+        "switches one on with its defaults. They change nothing in the training.",
+        factory=dict,
+        registry="trackers",
     )
     export: Export = option(
         "Files the finished model is written to. All hold the same model.", factory=Export

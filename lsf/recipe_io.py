@@ -17,7 +17,7 @@ from lsf.catalog import Catalog, catalog
 from lsf.data.keys import ARRAY_PROPERTIES, INFO_PROPERTIES
 from lsf.errors import Problem, RecipeError, did_you_mean, nearest
 from lsf.options import Component
-from lsf.recipe import Head, LossTerm, Recipe
+from lsf.recipe import Head, LossTerm, Recipe, Tracker
 from lsf.structure import INVALID, FileName, Structurer
 from lsf.toml import KeyPath, Positions, dotted, parse_toml, write_toml
 from lsf.wording import NONE_WORD, Field, found_text
@@ -96,7 +96,10 @@ def _draft(
     positions = Positions.of(text, source)
     problems = apply_overrides(table, overrides, positions)
     structurer = Structurer(
-        positions, components or catalog(), folder.absolute(), {LossTerm: _loss_term, Head: _head}
+        positions,
+        components or catalog(),
+        folder.absolute(),
+        {LossTerm: _loss_term, Head: _head, Tracker: _tracker},
     )
     recipe = structurer.table(Recipe, table, ())
     found = (*problems, *structurer.problems)
@@ -121,6 +124,16 @@ def _loss_term(structurer: Structurer, value: Any, path: KeyPath, _field: Field 
     if len(structurer.problems) > known:
         return INVALID
     return attrs.evolve(term, options=built)
+
+
+def _tracker(structurer: Structurer, value: Any, path: KeyPath, _field: Field | None) -> Any:
+    """A table holds the options of the tracker named by its key; an empty one its defaults."""
+    if not isinstance(value, Mapping):
+        return structurer.refuse(
+            path, found_text(value), "a table with the tracker's options, or an empty one"
+        )
+    options = structurer.options("trackers", value, str(path[-1]), path, path)
+    return INVALID if options is INVALID else Tracker(options)
 
 
 def _plain_weight(structurer: Structurer, value: Any, path: KeyPath) -> Any:
@@ -243,6 +256,8 @@ def as_table(value: Any) -> Any:
         return NONE_WORD
     if isinstance(value, Component):
         return {"use": value.use, **as_table(value.options)}
+    if isinstance(value, Tracker):
+        return as_table(value.options)
     if isinstance(value, LossTerm):
         options = {} if value.options is None else as_table(value.options)
         return {"weight": value.weight, **options} if options else value.weight

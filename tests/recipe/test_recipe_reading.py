@@ -286,3 +286,33 @@ def test_a_component_whose_options_cannot_be_imported(write, components, tmp_pat
     problem = only(write(), type(components)([tmp_path / "registry"]))
     assert problem.expected == "a component that can be imported"
     assert "No module named 'no_such_module'" in problem.hint
+
+
+def test_trackers_are_tables_by_name(write):
+    end = "loss = {energy_per_atom = 1, forces = {weight = 100.0}}\n"
+    path = write(
+        (end, f'{end}\n[trackers.tensorboard]\n[trackers.wandb]\nproject = "water"\n'),
+        ("O = -2.0}", "O = -2.0}"),
+    )
+    recipe = read_recipe(path, REAL)
+    assert recipe.trackers["tensorboard"].options.folder is None
+    assert recipe.trackers["wandb"].options.project == "water"
+    assert read_recipe_text(resolved_toml(recipe), "resolved") == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trackers.wand={}", 'trackers.wand: found "wand"; expected the name of one of the trackers .*'),
+        ("trackers.wandb=true", "trackers.wandb: found true; expected a table with the tracker's options"),
+        ("trackers.wandb.watch=some", 'trackers.wandb.watch: found the string "some"; expected one of'),
+        ("trackers.wandb.projct=a", "trackers.wandb.projct: found an unknown key"),
+    ],
+)
+def test_trackers_that_are_none(write, override, message):
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(write(), [*REAL, override])
+
+
+REAL = ('model={use = "MACE"}',)
+"""Overrides that make the recipe one of the real registry."""
