@@ -49,3 +49,8 @@ def build_lattice(cell: Tensor, plan: CoulombPlan) -> Lattice:
     internal = torch.where(is_open_row[:, :, None], open_row[:, None, :], cell)
     inverse, determinant = invert(internal)
     return Lattice(inverse=inverse, volume=determinant.abs(), normal=normal, area=area)
+
+
+def of_structure(values: Tensor, owner: Tensor) -> Tensor:
+    """Return ``values`` (n_graphs, ...) of the structure of every owner, (n_owners, ...)."""
+    return values.expand(len(owner), *values.shape[1:]) if len(values) == 1 else values[owner]

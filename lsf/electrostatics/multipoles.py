@@ -73,7 +73,7 @@ def fractional_moments(coefficients: Tensor, inverse: Tensor) -> Tensor:
     degree = max_degree(coefficients)
     columns = {(0, 0, 0): coefficients[:, 0]}
     if degree >= 1:
-        dipole = torch.einsum("na,nab->nb", dipoles(coefficients), inverse)
+        dipole = torch.matmul(dipoles(coefficients)[:, None, :], inverse)[:, 0]
         columns |= {_exponents(a): dipole[:, a] for a in range(3)}
     if degree >= 2:
         tensor = inverse.transpose(1, 2) @ quadrupoles(coefficients) @ inverse

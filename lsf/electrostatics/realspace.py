@@ -63,6 +63,13 @@ def _boys_upward(x: Tensor, n_max: int) -> Tensor:
     return torch.stack(values)
 
 
+def kernel_values(squared: Tensor, smearing_width: float, n_max: int) -> Tensor:
+    """Return g_0 … g_n_max, (n_max + 1, n_pairs), of squared distances, as plain numbers."""
+    a = 0.5 / smearing_width
+    scales = [2.0 * a / math.sqrt(math.pi) * (-2.0 * a * a) ** n for n in range(n_max + 1)]
+    return boys(a * a * squared, n_max) * squared.new_tensor(scales)[:, None]
+
+
 class _Kernels(torch.autograd.Function):
     """``g_0 … g_n_max`` as functions of r²; the derivative of g_n by r² is g_(n+1) / 2, to any order."""
 
@@ -70,9 +77,7 @@ class _Kernels(torch.autograd.Function):
     def forward(ctx: Any, squared: Tensor, smearing_width: float, n_max: int) -> Tensor:
         ctx.save_for_backward(squared)
         ctx.smearing_width, ctx.n_max = smearing_width, n_max
-        a = 0.5 / smearing_width
-        scales = [2.0 * a / math.sqrt(math.pi) * (-2.0 * a * a) ** n for n in range(n_max + 1)]
-        return boys(a * a * squared, n_max) * squared.new_tensor(scales)[:, None]
+        return kernel_values(squared, smearing_width, n_max)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
