@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lsf.electrostatics.backends import MeshTransfer
+from lsf.electrostatics.kernels import kernel_transfer, kernels_run
 from lsf.electrostatics.mesh_splines import amplitudes
 from lsf.electrostatics.mesh_transfer import arrange_transfer
 
@@ -75,13 +76,20 @@ def arrange(fractional: Tensor, k_triplets: Tensor, size: tuple[int, int, int], 
         n_atoms=len(fractional),
         n_k=len(k_triplets),
         size=size,
-        transfer=arrange_transfer(fractional, size, order),
+        transfer=_transfer(fractional, size, order),
         points=_places(k_triplets * signs[:, None], size),
         signs=signs.to(fractional.dtype),
         weights=weights.to(fractional.dtype),
         plane=plane,
         mirrors=_places(-k_triplets[plane], size),
     )
+
+
+def _transfer(fractional: Tensor, size: tuple[int, int, int], order: int) -> MeshTransfer:
+    """Return GPU kernels on a GPU that has Triton, plain torch elsewhere."""
+    if fractional.is_cuda and kernels_run(fractional.device):
+        return kernel_transfer(fractional, size, order)
+    return arrange_transfer(fractional, size, order)
 
 
 def _places(triplets: Tensor, size: tuple[int, int, int]) -> Tensor:

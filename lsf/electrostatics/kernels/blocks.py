@@ -14,8 +14,8 @@ def structure_blocks(
 ) -> Tensor:
     """Return rows [first, last + 1, first of sum, last + 1 of sum] that cut every structure into blocks.
 
-    There are as many rows as the worst distribution of ``n_rows`` over the structures needs; superfluous ones,
-    and those of structures that are not ``taken``, are empty blocks.
+    There are as many rows as the worst distribution of ``n_rows`` over the structures needs; superfluous
+    ones, and those of structures that are not ``taken``, are empty blocks.
 
     Parameters
     ----------

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.kernels import require_kernels
 from lsf.electrostatics.kernels.blocks import parts_of_sums, structure_blocks
 from lsf.electrostatics.kernels.launch import close_pair, kernel_operator, wrap_triton
 from lsf.electrostatics.kernels.programs.fourier import gather_program, sum_program
@@ -156,13 +155,3 @@ class KernelPair(NamedTuple):
     def gather(self, amplitudes: Tensor, degree: int) -> Tensor:
         """Return type 2, (n_atoms, n_monomials(degree))."""
         return fourier_gather(self.fractional, amplitudes, self.grid, degree)
-
-
-def arrange_kernel(
-    fractional: Tensor, batch: Tensor, k_triplets: Tensor, k_batch: Tensor, n_graphs: int
-) -> KernelPair:
-    """Arrange a batch for the kernels: the ``Arrange`` of the kernel backend."""
-    require_kernels(fractional.device)
-    return KernelPair(
-        fractional.detach(), kernel_grid(batch, k_triplets, k_batch, n_graphs, fractional.dtype)
-    )

@@ -46,8 +46,8 @@ def close_pair(collect: Any, distribute: Any) -> None:
     """Make two operators each other's derivatives, to any order.
 
     Both take (fractional, values, tables, sizes, degree). ``collect`` sums over atoms what has the columns
-    ``monomials(degree)`` per atom, ``distribute`` is its transpose and returns these columns; a higher degree of
-    either is the derivative by ``fractional``.
+    ``monomials(degree)`` per atom, ``distribute`` is its transpose and returns these columns; a higher degree
+    of either is the derivative by ``fractional``.
     """
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - torch passes it

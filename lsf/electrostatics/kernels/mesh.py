@@ -1,6 +1,6 @@
 r"""Spreading moments to a mesh and interpolating from it, one GPU program per atom.
 
-With :math:`w_j^{abc}(g) = \partial_s^{abc} \prod_x M_p(s_{jx} N_x - g_x)`, M_p the centred B-spline of order p:
+With :math:`w_j^{abc}(g) = \partial_s^{abc} \prod_x M_p(s_{jx} N_x - g_x)`, M_p the B-spline of order p:
 
 spread, :math:`\rho(g) = \sum_j \sum_{abc \le L} m_j^{abc} w_j^{abc}(g)`
 
@@ -25,7 +25,6 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.kernels import require_kernels
 from lsf.electrostatics.kernels.launch import close_pair, kernel_operator, wrap_triton
 from lsf.electrostatics.kernels.programs.mesh import interpolate_program, spread_program
 from lsf.electrostatics.mesh_splines import piece_coefficients
@@ -41,7 +40,7 @@ LARGEST_ORDER: Final = 8
 """Points per axis that a program holds."""
 
 
-def _spline_table(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def spline_table(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the polynomials of :mod:`lsf.electrostatics.mesh_splines` as [derivative, power, point]."""
     pieces = piece_coefficients(order, HIGHEST_DEGREE, dtype, device).reshape(order, -1, order)
     table = pieces.new_zeros(HIGHEST_DEGREE + 1, LARGEST_ORDER, LARGEST_ORDER)
@@ -108,24 +107,16 @@ class KernelTransfer(NamedTuple):
     """Atoms and one structure's mesh: a ``MeshTransfer``, differentiable by ``fractional`` and values."""
 
     fractional: Tensor  # (n_atoms, 3), may be float64 beside float32 moments
-    shape: tuple[int, int, int]
+    size: tuple[int, int, int]
     order: int
     splines: Tensor
 
     def spread(self, moments: Tensor, degree: int) -> Tensor:
-        """Return the mesh, ``shape``, of ``moments`` (n_atoms, n_monomials(degree))."""
-        sizes = [*self.shape, self.order]
+        """Return the mesh, ``size``, of ``moments`` (n_atoms, n_monomials(degree))."""
+        sizes = [*self.size, self.order]
         return _mesh_spread(self.fractional, moments, [self.splines], sizes, degree)  # type: ignore[no-any-return]
 
     def interpolate(self, mesh: Tensor, degree: int) -> Tensor:
-        """Return (n_atoms, n_monomials(degree)) of ``mesh``, of ``shape``."""
-        sizes = [*self.shape, self.order]
+        """Return (n_atoms, n_monomials(degree)) of ``mesh``, of ``size``."""
+        sizes = [*self.size, self.order]
         return _mesh_interpolate(self.fractional, mesh, [self.splines], sizes, degree)  # type: ignore[no-any-return]
-
-
-def kernel_transfer(
-    fractional: Tensor, shape: tuple[int, int, int], order: int, dtype: torch.dtype
-) -> KernelTransfer:
-    """Return the transfer between atoms (n_atoms, 3) and a mesh, for values of ``dtype``; order 6 or 8."""
-    require_kernels(fractional.device)
-    return KernelTransfer(fractional, shape, order, _spline_table(order, dtype, fractional.device))

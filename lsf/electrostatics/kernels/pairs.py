@@ -9,8 +9,8 @@ is its own transpose, :math:`\sum_i u_i V_i(m) = \sum_j m_j V_j(u)`, and its der
 an exponent: the operator ``lsf::open_potential`` is differentiable to any order by itself. Every pair is seen
 from both sides, twice the arithmetic of a pair list, in exchange for sums without atomic additions.
 
-Kernels work in units of 2σ, where the kernel's radial derivatives are ``(-2)^n F_n(r²)`` times 2/√π. Positions
-and Boys functions are float64 for either type of moments. Not measured on a GPU yet.
+Programs work in units of 2σ, where the radial derivatives are ``(-2)^n F_n(r²)`` times 2/√π. Positions and
+Boys functions are float64 for either type of moments. Not measured on a GPU yet.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from lsf.electrostatics.fourier import _kept, _raise_and_contract
-from lsf.electrostatics.kernels import require_kernels
 from lsf.electrostatics.kernels.blocks import parts_of_sums, structure_blocks
 from lsf.electrostatics.kernels.launch import kernel_operator, wrap_triton
 from lsf.electrostatics.kernels.programs.pairs import potential_program
@@ -41,6 +40,7 @@ class PairGrid(NamedTuple):
 
     tables: list[Tensor]  # (n_programs, 4) int32: own atoms and those summed over
     parts: int
+    n_graphs: int
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def pair_grid(batch: Tensor, is_open: Tensor) -> PairGrid:
     bounds = torch.searchsorted(batch, graphs)
     blocks = structure_blocks(bounds, bounds, batch.shape[0], BLOCK, is_open)
     parts = parts_of_sums(blocks.shape[0], batch.shape[0], len(is_open), LEAST_TERMS)
-    return PairGrid([blocks], parts)
+    return PairGrid([blocks], parts, len(is_open))
 
 
 def _fake_potential(_positions: Tensor, moments: Tensor, *rest: Any) -> Tensor:
@@ -107,7 +107,6 @@ def open_energy(
     positions: Tensor,
     grid: PairGrid,
     batch: Tensor,
-    n_graphs: int,
     smearing_width: float,
 ) -> Tensor:
     """Return the energy of all pairs of different atoms of open structures, (n_graphs,) [eV].
@@ -115,12 +114,12 @@ def open_energy(
     The same as :func:`lsf.electrostatics.realspace.open_energy`, without self-interaction. Coefficients
     (n_atoms, (L+1)^2) [e Å^l], float32 or float64; positions (n_atoms, 3) [Å], best float64.
     """
-    require_kernels(positions.device)
     degree = max_degree(coefficients)
     scale = 0.5 / smearing_width
     to_reduced = scale * torch.eye(3, dtype=coefficients.dtype, device=coefficients.device)
     moments = fractional_moments(coefficients, to_reduced.expand(len(coefficients), 3, 3))
     potential = _open_potential(positions * scale, moments, grid.tables, grid.parts, degree, degree)
-    energies = (moments * potential).sum(-1)
-    total = energies.new_zeros(n_graphs).index_add(0, batch, energies)
-    return (COULOMB_CONSTANT * scale / math.sqrt(math.pi)) * total
+    energies: Tensor = (moments * potential).sum(-1)
+    total = energies.new_zeros(grid.n_graphs).index_add(0, batch, energies)
+    constant: float = COULOMB_CONSTANT * scale / math.sqrt(math.pi)
+    return constant * total

@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def _weights(splines, offset, DEGREE: tl.constexpr, ORDER: tl.constexpr):
-    """Return the B-spline's derivatives 0 … DEGREE at 8 points (those past ORDER are zero), by Horner's rule."""
+    """Return the B-spline's derivatives 0 … DEGREE at 8 points (zero past ORDER), by Horner's rule."""
     point = tl.arange(0, 8)
     weights = ()
     for derivative in tl.static_range(DEGREE + 1):

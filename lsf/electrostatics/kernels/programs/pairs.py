@@ -1,4 +1,4 @@
-"""Triton program of the open-boundary pair sum; :mod:`lsf.electrostatics.kernels.pairs` states the formulas."""
+"""Triton program of the open pair sum; :mod:`lsf.electrostatics.kernels.pairs` states the formulas."""
 
 from __future__ import annotations
 
