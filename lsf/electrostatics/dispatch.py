@@ -11,7 +11,12 @@ from lsf.electrostatics import fourier_blocks, kernels, mesh
 from lsf.electrostatics.backends import AdjointPair, Arrange
 from lsf.electrostatics.boundary import KIND_OPEN, CoulombPlan
 from lsf.electrostatics.multipoles import monomials
+from lsf.electrostatics.open_pairs import open_pair_energy
 from lsf.electrostatics.realspace import open_energy
+
+LISTED_ATOMS = 300
+"""Open structures up to this size are summed over a list of pairs, which is faster; larger ones in chunks, whose
+memory does not grow with the number of pairs."""
 
 
 class _Part(NamedTuple):
@@ -53,7 +58,8 @@ def arrange(backend: str, fractional: Tensor, batch: Tensor, plan: CoulombPlan) 
     """
     exact = exact_sums(backend)
     n_graphs = len(plan.kind)
-    meshed = (plan.mesh_order > 0).nonzero()[:, 0].tolist()
+    # in a captured graph the wave vectors of a mesh are summed exactly
+    meshed = [] if capturing() else (plan.mesh_order > 0).nonzero()[:, 0].tolist()
     if not meshed:
         return exact(fractional, batch, plan.k_triplets, plan.k_batch, n_graphs)
     parts = []
@@ -84,4 +90,19 @@ def open_pairs(
     if backend == "kernel":
         is_open = (plan.kind == KIND_OPEN) & (plan.mesh_order == 0)
         return kernels.kernel_open_energy(coefficients, positions, batch, is_open, sigma)
-    return open_energy(coefficients, positions, plan.open_pairs, batch, len(plan.kind), sigma)
+    if capturing():
+        return open_energy(coefficients, positions, plan.open_pairs, batch, len(plan.kind), sigma)
+    counts = torch.bincount(batch, minlength=len(plan.kind))
+    large = (plan.kind == KIND_OPEN) & (plan.mesh_order == 0) & (counts > LISTED_ATOMS)
+    if not bool(large.any()):
+        return open_energy(coefficients, positions, plan.open_pairs, batch, len(plan.kind), sigma)
+    energy = open_pair_energy(coefficients, positions, batch, large, sigma)
+    listed = plan.open_pairs[:, ~large[batch[plan.open_pairs[0]]]]
+    if listed.shape[1]:
+        energy = energy + open_energy(coefficients, positions, listed, batch, len(plan.kind), sigma)
+    return energy
+
+
+def capturing() -> bool:
+    """Return whether a graph is being captured, which must serve every input."""
+    return bool(torch.compiler.is_compiling()) or bool(torch.jit.is_tracing())  # type: ignore[attr-defined]

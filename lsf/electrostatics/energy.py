@@ -21,9 +21,9 @@ from lsf.electrostatics.boundary import (
     mesh_request,
 )
 from lsf.electrostatics.corrections import box_energy, slab_energy, truncated_energy
-from lsf.electrostatics.dispatch import arrange, open_pairs
+from lsf.electrostatics.dispatch import arrange, capturing, open_pairs
 from lsf.electrostatics.fourier import fourier_sum
-from lsf.electrostatics.lattice import Lattice, build_lattice
+from lsf.electrostatics.lattice import Lattice, build_lattice, of_structure
 from lsf.electrostatics.layer import layer_energy
 from lsf.electrostatics.mesh import centred
 from lsf.electrostatics.multipoles import fractional_moments, max_degree, self_energies
@@ -75,20 +75,30 @@ def coulomb_energy(
         energy = energy + _reciprocal_energy(coefficients, positions, lattice, batch, plan, settings)
     if plan.layer_pairs.shape[0]:
         energy = energy + layer_energy(coefficients, positions, lattice, batch, plan)
-    slab = slab_energy(coefficients, positions, lattice, plan.slab_length.to(cell.dtype), batch, sigma)
-    box = box_energy(coefficients, positions, lattice.volume, batch, sigma)
-    energy = energy + truncated_energy(
-        coefficients, plan.truncation_radius.to(cell.dtype), lattice.volume, batch
-    )
-    zero = torch.zeros_like(energy)
-    energy = energy + torch.where(plan.kind == KIND_SLAB, slab, zero)
-    return energy + torch.where(plan.kind == KIND_BOX, box, zero)
+    # terms of kinds that the batch lacks are left out: small structures would spend half their time there
+    if _any(plan.kind == KIND_SLAB):
+        slab = slab_energy(coefficients, positions, lattice, plan.slab_length.to(cell.dtype), batch, sigma)
+        energy = energy + torch.where(plan.kind == KIND_SLAB, slab, 0.0)
+    if _any(plan.kind == KIND_BOX):
+        box = box_energy(coefficients, positions, lattice.volume, batch, sigma)
+        energy = energy + torch.where(plan.kind == KIND_BOX, box, 0.0)
+    if _any(plan.mesh_order > 0):
+        radius = plan.truncation_radius.to(cell.dtype)
+        energy = energy + truncated_energy(coefficients, radius, lattice.volume, batch)
+    return energy
+
+
+def _any(mask: Tensor) -> bool:
+    """Return whether a mask holds anywhere; true while a graph is captured, which must serve every input."""
+    return capturing() or bool(mask.any())
 
 
 def _self_energy(coefficients: Tensor, batch: Tensor, plan: CoulombPlan, settings: Electrostatics) -> Tensor:
     """Return what to add per structure: reciprocal sums contain the self-interaction, pair sums do not."""
     contained = ((plan.kind != KIND_OPEN) | (plan.mesh_order > 0)).to(coefficients.dtype)
     wanted = 1.0 if settings.include_self_interaction else 0.0
+    if not _any(contained != wanted):
+        return coefficients.new_zeros(len(plan.kind))
     energies = self_energies(coefficients, settings.smearing_width) * (wanted - contained)[batch]
     return energies.new_zeros(len(plan.kind)).index_add(0, batch, energies)
 
@@ -105,34 +115,40 @@ def _reciprocal_energy(
 
     .. math:: w_n = \frac{4\pi k_e}{V} \frac{e^{-\sigma^2 k^2}}{k^2}\, t(k/k_c), \quad k = 2\pi n h^{-T}
     """
-    inverse = lattice.inverse[batch]
     n_graphs = len(plan.kind)
-    fractional = torch.einsum("na,nab->nb", positions, inverse)
-    if bool((plan.mesh_order > 0).any()):
+    inverse = of_structure(lattice.inverse, batch)
+    fractional = torch.matmul(positions[:, None, :], inverse)[:, 0]
+    meshed = _any(plan.mesh_order > 0)
+    if meshed:
         fractional = centred(fractional, batch, n_graphs)
     moments = fractional_moments(coefficients, inverse)
     pair = arrange(settings.backend, fractional, batch, plan)
     structure_factor = fourier_sum(fractional, moments, pair, max_degree(coefficients))
 
-    triplets = plan.k_triplets.to(positions.dtype)
-    wave_vectors = 2.0 * math.pi * torch.einsum("ka,kxa->kx", triplets, lattice.inverse[plan.k_batch])
-    squared = wave_vectors.square().sum(-1)
-    weights = torch.exp(-(settings.smearing_width**2) * squared) / squared * _truncation(squared, plan)
-    cutoffs = torch.full_like(lattice.volume, settings.k_cutoff)
-    cutoffs = torch.where(plan.kind == KIND_OPEN, mesh_request(settings).open_k_cutoff, cutoffs)
-    weights = weights * taper(torch.sqrt(squared) / cutoffs[plan.k_batch])
+    turned = 2.0 * math.pi * plan.k_triplets.to(positions.dtype)
+    transposed = of_structure(lattice.inverse.transpose(1, 2), plan.k_batch)
+    squared = torch.matmul(turned[:, None, :], transposed).square().sum((1, 2))
+    wave_numbers = torch.sqrt(squared)
+    weights = torch.exp(-(settings.smearing_width**2) * squared) / squared
+    if meshed:
+        weights = weights * _truncation(wave_numbers, plan)
+        cutoffs = torch.full_like(lattice.volume, settings.k_cutoff)
+        cutoffs = torch.where(plan.kind == KIND_OPEN, mesh_request(settings).open_k_cutoff, cutoffs)
+        weights = weights * taper(wave_numbers / cutoffs[plan.k_batch])
+    else:
+        weights = weights * taper(wave_numbers / settings.k_cutoff)
     terms = weights * structure_factor.square().sum(-1)
     sums = terms.new_zeros(n_graphs).index_add(0, plan.k_batch, terms)
     return 4.0 * math.pi * COULOMB_CONSTANT * sums / lattice.volume
 
 
-def _truncation(squared: Tensor, plan: CoulombPlan) -> Tensor:
+def _truncation(wave_numbers: Tensor, plan: CoulombPlan) -> Tensor:
     """Return ``1 - cos(k R)`` for open structures on a mesh, 1 for others: the kernel ends at the radius R.
 
     C. A. Rozzi et al., Phys. Rev. B 73, 205119 (2006), eq. (15), doi:10.1103/PhysRevB.73.205119.
     """
-    radius = plan.truncation_radius.to(squared.dtype)[plan.k_batch]
-    return torch.where(radius > 0.0, 1.0 - torch.cos(torch.sqrt(squared) * radius), 1.0)
+    radius = plan.truncation_radius.to(wave_numbers.dtype)[plan.k_batch]
+    return torch.where(radius > 0.0, 1.0 - torch.cos(wave_numbers * radius), 1.0)
 
 
 def taper(ratio: Tensor) -> Tensor:
@@ -141,4 +157,4 @@ def taper(ratio: Tensor) -> Tensor:
     Wave vectors thus enter and leave a sum without a jump when a cell changes shape.
     """
     u = ((ratio - TAPER_START) / (1.0 - TAPER_START)).clamp(0.0, 1.0)
-    return 1.0 - u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
+    return 1.0 - u * u * u * (10.0 - u * (15.0 - 6.0 * u))
