@@ -116,8 +116,8 @@ class DataOptions:
     """Where the data is and how it is checked (table ``data``)."""
 
     train: str = option(
-        "Training frames, a file ASE reads (extended XYZ). The element list and the statistics of the "
-        "model come from it.",
+        "Training frames, an extended XYZ file or a folder of shards. The element list and the statistics of "
+        "the model come from it.",
         path=True,
     )
     valid: str | None = option(

@@ -15,6 +15,7 @@ from ase.data import chemical_symbols
 
 from lsf.catalog import Catalog, catalog
 from lsf.data.keys import PROPERTIES
+from lsf.data.shards import is_shard_folder
 from lsf.errors import LsfError, Problem, RecipeError, nearest
 from lsf.options import device_name
 from lsf.recipe import Recipe
@@ -120,9 +121,11 @@ def _missing_files(files: Sequence[FileName]) -> list[Problem]:
     found = []
     for name in files:
         file = Path(name.file)
-        if file.is_file():
+        if file.is_file() or is_shard_folder(file):
             continue
-        text = f"{file}, which is a folder" if file.is_dir() else f"{file}, which does not exist"
+        text = (
+            f"{file}, which is a folder without shards" if file.is_dir() else f"{file}, which does not exist"
+        )
         expected = " or ".join(["a file", *(f'"{word}"' for word in name.words)])
         found.append(_problem(name.key, text, expected, _file_hint(file, name.words)))
     return found

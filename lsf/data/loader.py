@@ -20,6 +20,7 @@ from lsf.data.graph import AtomGraph
 from lsf.data.net_charge import net_charge_warnings
 from lsf.data.potentials import add_reference_potentials, trains_on_potentials
 from lsf.data.read import TITLE, Reading, limited, read_file, shown_path
+from lsf.data.shards import INDEX, is_shard_folder, read_shards
 from lsf.data.statistics import (
     DataFacts,
     SplitCounts,
@@ -122,7 +123,10 @@ def _paths(recipe: Recipe) -> dict[str, str]:
 
 def _read(recipe: Recipe, paths: Mapping[str, str], findings: _Findings) -> dict[str, Reading]:
     readings = {
-        split: read_file(path, recipe.heads, recipe.data.config_type_weights) for split, path in paths.items()
+        split: (read_shards if is_shard_folder(path) else read_file)(
+            path, recipe.heads, recipe.data.config_type_weights
+        )
+        for split, path in paths.items()
     }
     for split, reading in readings.items():
         findings.problems += reading.problems
@@ -264,9 +268,9 @@ def _facts(
     counts: Sequence[SplitCounts],
     energies: Mapping[int, float],
 ) -> DataFacts:
-    checksums = {
-        path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in dict.fromkeys(paths.values())
-    }
+    # the index of a folder of shards holds the checksums of all its files
+    contents = {path: Path(path) / INDEX if is_shard_folder(path) else Path(path) for path in paths.values()}
+    checksums = {path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in contents.items()}
     files = {count.split: paths.get(count.split, paths[TRAIN]) for count in counts}
     return DataFacts(
         species=tuple(sorted(energies)),

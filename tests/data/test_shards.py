@@ -1,0 +1,131 @@
+"""Shards: what they hold is what the files hold; damaged ones are refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from data_files import HEAD, HEADS, WATER, frame_text, waters, write
+from test_loader import load
+
+from lsf.catalog import own_folder
+from lsf.data.read import read_file, read_frames
+from lsf.data.shards import INDEX, is_shard_folder, read_index, read_shards, write_shards
+from lsf.errors import DataError, LsfError
+from lsf.recipe import Head
+
+RICH = Head(
+    {**HEAD.info_keys, "stress": "REF_stress", "external_field": "field"},
+    {**HEAD.arrays_keys, "atomic_multipoles": "dma", "molecule_ids": "molID"},
+)
+
+
+def rich_file(tmp_path):
+    """Return a file of frames that differ in size, labels, columns and periodicity."""
+    rng = np.random.default_rng(0)
+    slab = frame_text(
+        symbols="O H H O",
+        positions=np.vstack((WATER, [3.0, 0.0, 0.0])),
+        info='REF_energy=-20 REF_stress="1 2 3 4 5 6" config_weight=2 config_type=slab '
+        'Lattice="6 0 0 0 6 0 0 0 20" '
+        'pbc="T T F" field="0.1 0 0"',
+        columns="REF_forces:R:3:dma:R:4:molID:R:1",
+        rows=np.hstack((rng.normal(size=(4, 7)), [[0], [0], [0], [-1]])),
+    )
+    charges = frame_text(columns="dma:R:1", rows=rng.normal(size=(3, 1)))
+    return write(tmp_path / "rich.xyz", *waters(3), slab, charges)
+
+
+def assert_same(one, other):
+    for field in attrs.fields(type(one)):
+        first, second = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(first, dict):
+            assert first.keys() == second.keys(), field.name
+            for key in first:
+                assert first[key].dtype == second[key].dtype
+                np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+        elif isinstance(first, np.ndarray):
+            assert first.dtype == second.dtype
+            np.testing.assert_array_equal(first, second)
+        else:
+            assert first == second, field.name
+
+
+@pytest.mark.parametrize("per_shard", [1, 2, 100])
+def test_frames_come_back_as_they_were(tmp_path, per_shard):
+    path = rich_file(tmp_path)
+    heads = {"default": RICH}
+    write_shards(read_frames(path, heads), tmp_path / "shards", per_shard, {"note": "é"})
+    assert is_shard_folder(tmp_path / "shards")
+    assert read_index(tmp_path / "shards")["statistics"] == {"note": "é"}
+    for weights in (None, {"slab": 3.0}):
+        straight = read_file(path, heads, weights)
+        sharded = read_shards(tmp_path / "shards", heads, weights)
+        assert not sharded.problems
+        assert not sharded.absent
+        for one, other in zip(straight.frames, sharded.frames, strict=True):
+            assert_same(one, other)
+
+
+def test_heads_choose_among_the_properties(tmp_path):
+    path = rich_file(tmp_path)
+    write_shards(read_frames(path, {"default": RICH}), tmp_path / "shards", 2, {})
+    fewer = {"default": Head({"energy": "whatever"}, {})}
+    reading = read_shards(tmp_path / "shards", fewer)
+    assert all(set(frame.values) <= {"energy"} for frame in reading.frames)
+    assert all(float(frame.weights["forces"]) == 0.0 for frame in reading.frames)
+    more = {"default": Head({"polarizability": "a"}, {})}
+    (problem,) = read_shards(tmp_path / "shards", more).absent
+    assert "heads.default.info_keys.polarizability: found no polarizability in any frame" in str(problem)
+    (problem, *_) = read_shards(tmp_path / "shards", {"other": RICH}).problems
+    assert "head: found 'default'; expected one of the recipe's heads: other" in str(problem)
+
+
+def test_training_data_may_be_a_folder_of_shards(tmp_path):
+    path = write(tmp_path / "train.xyz", *waters(8))
+    write_shards(read_frames(path, HEADS), tmp_path / "shards", 3, {})
+    straight, sharded = load(path), load(tmp_path / "shards")
+    for one, other in zip(straight.train, sharded.train, strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one.keys() if torch.is_tensor(one[key]))  # noqa: SIM118
+    assert attrs.evolve(straight.facts, provenance={}) == attrs.evolve(sharded.facts, provenance={})
+    assert sharded.facts.provenance["train"]["file"] == "shards"
+
+
+def test_damaged_shards_are_refused(tmp_path):
+    path = write(tmp_path / "train.xyz", *waters(4))
+    folder = tmp_path / "shards"
+    write_shards(read_frames(path, HEADS), folder, 2, {})
+    second = folder / "shard-00001.safetensors"
+    content = second.read_bytes()
+    second.write_bytes(content[:-1])
+    with pytest.raises(DataError, match=r"shard-00001\.safetensors: found a file with another checksum"):
+        read_shards(folder, HEADS)
+    second.unlink()
+    with pytest.raises(DataError, match=r"shard-00001\.safetensors: found no readable file \(No such file"):
+        read_shards(folder, HEADS)
+    index = json.loads((folder / INDEX).read_text())
+    (folder / INDEX).write_text(json.dumps(index | {"format_version": 9}))
+    with pytest.raises(LsfError, match="written in format 9; this lsf reads formats up to 1: update lsf"):
+        read_shards(folder, HEADS)
+    (folder / INDEX).write_text("{")
+    with pytest.raises(LsfError, match=r"index\.json: not an index of shards .* write the shards anew"):
+        read_shards(folder, HEADS)
+
+
+def test_the_tool_writes_every_split_of_a_recipe(tmp_path):
+    tool = Path(__file__).resolve().parents[2] / "tools" / "preprocess_data.py"
+    source = own_folder("recipes") / "nacl_fixed.toml"
+    command = [sys.executable, str(tool), str(source), "--out", str(tmp_path), "--frames-per-shard", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert f'train = "{tmp_path / "train"}"' in done.stdout
+    statistics = read_index(tmp_path / "train")["statistics"]
+    assert statistics["species"] == [11, 17]
+    assert statistics["avg_num_neighbors"] > 1.0
+    assert set(statistics["average_atomic_energies"]) == {"11", "17"}
