@@ -160,12 +160,11 @@ def test_operators_of_the_fourier_pair_are_their_own_derivatives() -> None:
     grid = kernel_grid(batch, triplets, k_batch, 2, torch.float64)
     moments, amplitudes = random(6, 3, 4).requires_grad_(), random(7, 4, 2).requires_grad_()
     # random directions (fast_mode): an interpreted kernel takes a tenth of a second
-    for check, degree in ((gradcheck, 1), (gradgradcheck, 0)):
-        values = moments.detach()[:, : len(monomials(degree))].requires_grad_()
-        assert check(partial(fourier_sum, grid=grid, degree=degree), (fractional, values), fast_mode=True)
-        assert check(
-            partial(fourier_gather, grid=grid, degree=degree), (fractional, amplitudes), fast_mode=True
-        )
+    assert gradcheck(partial(fourier_sum, grid=grid, degree=1), (fractional, moments), fast_mode=True)
+    assert gradcheck(partial(fourier_gather, grid=grid, degree=1), (fractional, amplitudes), fast_mode=True)
+    # the second sum is differentiated twice on the way
+    charges = moments.detach()[:, :1].requires_grad_()
+    assert gradgradcheck(partial(fourier_sum, grid=grid, degree=0), (fractional, charges), fast_mode=True)
 
 
 def forces(fractional: Tensor, moments: Tensor, batch: Tensor, triplets: Tensor, k_batch: Tensor) -> Tensor:
