@@ -2,11 +2,11 @@
 
     python benchmarks/electrostatics/run.py [--quick] [--json FILE] [--plot FILE] [--fit]
 
-One row per bar: what was measured, the bar, and whether it holds. The exit status is 1 when one falls short.
-The alternatives (requirements.txt) run in .venv-bench, made on the first call. Both sides of a row are measured
-in turns, CPU time of one thread, medians; memory is the growth of the process's peak. "relF" is the error of
-forces relative to a converged sum. --quick leaves out the largest systems; --fit prints the constants of the cost
-model that backend = "auto" decides by.
+One row per bar: what was measured, the bar, and whether it holds. The exit status is 1 when one falls
+short. The alternatives (requirements.txt) run in .venv-bench, made on the first call. Both sides of a row are
+measured in turns, CPU time of one thread, medians; memory is the growth of the process's peak. "relF" is the
+error of forces relative to a converged sum. --quick leaves out the largest systems; --fit prints the
+constants of the cost model that backend = "auto" decides by.
 """
 
 from __future__ import annotations
@@ -286,14 +286,14 @@ def automatic(bench: Bench) -> None:
 
 def fit(bench: Bench) -> None:
     """Print the constants of lsf/electrostatics/mesh_plan.py, measured here."""
-    n_k_per_atom = {}
     table = Table("constant", "value")
-    times = []
-    for n_atoms in (2000, 4000, 8000):
-        task = periodic(n_atoms, 1.5, options={"backend": "direct"})
-        n_k_per_atom[n_atoms] = 0.5 / 0.1 / (6.0 * np.pi**2) * (1.25 * 2.25 * 2**0.3 / 1.5) ** 3
-        times.append(bench.ours(task)["seconds"] / (n_k_per_atom[n_atoms] * n_atoms**2))
-    table.add_row("DIRECT_COST", f"{np.median(times):.2e}")
+    rows, seconds = [], []
+    for n_atoms, k_cutoff_sigma in ((1000, 3.5), (2000, 3.5), (4000, 3.5), (4000, 4.5), (8000, 4.5)):
+        options = {**cutoff(k_cutoff_sigma, 1), "backend": "direct"}
+        n_k = 0.5 * (n_atoms / 0.1) / (6.0 * np.pi**2) * (k_cutoff_sigma / 1.5) ** 3
+        rows.append((n_atoms, n_atoms * n_k))
+        seconds.append(bench.ours(periodic(n_atoms, 1.5, options=options), 5)["seconds"])
+    table.add_row("DIRECT_COST", "{:.2e}, {:.2e}".format(*_least_squares(rows, seconds)))
     for order, accuracies in ((6, (1e-4, 3e-5)), (8, (1e-6, 1e-7))):
         rows, seconds = [], []
         for n_atoms in (4000, 16000):
@@ -305,11 +305,17 @@ def fit(bench: Bench) -> None:
                     rows.append((n_atoms, np.prod([int(n) for n in size.split("x")])))
                     seconds.append(found["seconds"])
         if len(rows) > 1:
-            atom, point = np.linalg.lstsq(np.array(rows, dtype=float), np.array(seconds), rcond=None)[0]
+            atom, point = _least_squares(rows, seconds)
             table.add_row(f"ATOM_COST[{order}], POINT_COST", f"{atom:.2e}, {point:.2e}")
     open_task = {**periodic(600, 1.5, options={"backend": "direct"}), "work": "open"}
     table.add_row("PAIR_COST", f"{bench.ours(open_task)['seconds'] / 600**2:.2e}")
     bench.console.print(table)
+
+
+def _least_squares(rows: list[tuple[Any, ...]], seconds: list[float]) -> np.ndarray:
+    """Coefficients that reproduce ``seconds`` with the same relative weight for every row."""
+    scaled = np.array(rows, dtype=float) / np.array(seconds)[:, None]
+    return np.linalg.lstsq(scaled, np.ones(len(seconds)), rcond=None)[0]
 
 
 # ---------------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """One library's side of the benchmark: reads tasks as JSON lines, answers with times, memory and forces.
 
-``python worker.py lsf`` runs in the environment of lsf; ``graph-longrange`` and ``torch-pme`` in their own.
-A task: {"work": "periodic" | "open" | "gemm", "n_atoms", "n_structures", "degree", "sigma", "mode": "forces" |
-"training", "repeats", "forces": bool, "options": {...}}. The answer: {"seconds": [...], "megabytes", "forces",
-"note"}. Every task runs in a process of its own, so that peak memory is its own; time is CPU time of one thread.
+``python worker.py lsf`` runs in the environment of lsf; ``graph-longrange`` and ``torch-pme`` in their own. A
+task: {"work": "periodic" | "open" | "gemm", "n_atoms", "n_structures", "degree", "sigma", "mode": "forces" |
+"training", "repeats", "forces": bool, "options": {...}}. The answer: {"seconds": [...], "megabytes",
+"forces", "note"}. Every task runs in a process of its own, so that peak memory is its own; time is CPU time
+of one thread.
 """
 
 from __future__ import annotations

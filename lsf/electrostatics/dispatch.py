@@ -15,8 +15,8 @@ from lsf.electrostatics.open_pairs import open_pair_energy
 from lsf.electrostatics.realspace import open_energy
 
 LISTED_ATOMS = 300
-"""Open structures up to this size are summed over a list of pairs, which is faster; larger ones in chunks, whose
-memory does not grow with the number of pairs."""
+"""Open structures up to this size are summed over a list of pairs, which is faster; larger ones in chunks,
+whose memory does not grow with the number of pairs."""
 
 
 class _Part(NamedTuple):

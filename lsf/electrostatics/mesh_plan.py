@@ -15,17 +15,19 @@ FloatArray = NDArray[np.float64]
 DEFAULT_ACCURACY: Final = 1.0e-5
 """Default error level of mesh forces, relative: below that of the default cutoff, about 1e-4."""
 
-# Seconds of energy and forces on one CPU core, fitted by benchmarks/electrostatics/run.py --fit
-DIRECT_COST: Final = 2.0e-9
-"""Per atom and wave vector, l = 1."""
-ATOM_COST: Final = {6: 1.5e-5, 8: 2.2e-5}
-"""Spreading and interpolating, per atom at l = 1, by order of the splines."""
-POINT_COST: Final = 6.0e-8
+# Seconds of energy and forces on one CPU core at l = 1, fitted by benchmarks/electrostatics/run.py --fit
+DIRECT_COST: Final = (1.8e-5, 2.1e-9)
+"""Direct sums, per atom and per atom and wave vector."""
+ATOM_COST: Final = {6: 1.6e-5, 8: 1.9e-5}
+"""Spreading and interpolating, per atom, by order of the splines."""
+POINT_COST: Final = 8.5e-8
 """Fourier transforms, per mesh point."""
-PAIR_COST: Final = 3.0e-7
-"""Per ordered pair of atoms in open space, l = 1."""
+MESH_COST: Final = 1.0e-2
+"""What any mesh costs more than any direct sum."""
+PAIR_COST: Final = 4.0e-7
+"""Open space, per ordered pair of atoms."""
 
-SHORT_TIME: Final = 5.0e-3
+SHORT_TIME: Final = 1.0e-2
 """Structures whose exact sums take less [s] are not considered for a mesh."""
 
 TRUNCATION_GAP: Final = 8.0
@@ -140,12 +142,13 @@ def _still_fit(previous: Mesh, mesh: Mesh, request: MeshRequest, cell: FloatArra
 
 def mesh_cost(mesh: Mesh, n_atoms: int, degree: int) -> float:
     """Return estimated seconds for energy and forces on a mesh."""
-    return ATOM_COST[mesh.order] * (degree + 2.0) / 3.0 * n_atoms + POINT_COST * math.prod(mesh.size)
+    atoms = ATOM_COST[mesh.order] * (degree + 2.0) / 3.0 * n_atoms
+    return MESH_COST + atoms + POINT_COST * math.prod(mesh.size)
 
 
 def direct_cost(n_atoms: int, n_k: int, degree: int) -> float:
     """Return estimated seconds for energy and forces by direct sums: 2 L + 3 matrix products."""
-    return DIRECT_COST * (2.0 * degree + 3.0) / 5.0 * n_atoms * n_k
+    return (2.0 * degree + 3.0) / 5.0 * n_atoms * (DIRECT_COST[0] + DIRECT_COST[1] * n_k)
 
 
 def pair_cost(n_atoms: int, degree: int) -> float:
