@@ -1,5 +1,6 @@
 """Every recipe that comes with lsf resolves, fits its data, and trains."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def test_recipe_trains_and_its_model_runs_in_ase(name, tmp_path):
     path = own_folder("recipes") / name
     recipe = resolve(path)
     epochs = [f"stages.{index}.epochs=1" for index in range(len(recipe.stages))]
-    console = Console(file=(tmp_path / "console.txt").open("w"), width=200)
+    console = Console(file=io.StringIO(), width=200)
     result = run_recipe(path, [*SHORT, *epochs], tmp_path / "run", False, console)
     assert result.report.is_file()
     losses = [record["train_loss"] for record in result.training.history]
