@@ -6,8 +6,9 @@ import itertools
 import logging
 import logging.handlers
 import platform
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,12 +28,13 @@ from lsf.models.inputs import check_charge_range
 from lsf.recipe import Recipe
 from lsf.recipe_io import resolved_toml
 from lsf.report.html import write_report
-from lsf.report.tables import Table, rich_table
+from lsf.report.tables import rich_table
 from lsf.resolve import pick_device, resolve
 from lsf.train.distributed import device_of_process, is_main_process, world_of
 from lsf.train.evaluation import labelled_pairs
+from lsf.train.interrupt import TrainingInterrupted
 from lsf.train.progress import Observer, Record
-from lsf.train.stages import TrainResult, train
+from lsf.train.stages import TrainResult, check_labels, train
 from lsf.train.tables import brief_table
 from lsf.train.trackers import tracking
 
@@ -114,8 +116,7 @@ def run_recipe(
         if is_main_process():
             with replacing(folder / RESOLVED) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-            _log_to(log, folder / "log.txt")
-        model = model.to(device)
+            _log_to(log, folder / "log.txt", fresh)
 
         for tracker in trackers:
             tracker.begin(model)
@@ -123,29 +124,38 @@ def run_recipe(
         def save(trained: Any, file: Path, extra: Mapping[str, str]) -> None:
             save_model(trained, file, recipe, splits.facts, extra)
 
-        with world_of(device) as world:
-            result = train(
-                recipe,
-                model,
-                splits,
-                folder,
-                log,
-                save=save,
-                resolved_recipe=text,
-                console=console,
-                resume=not fresh,
-                observers=(*observers, *trackers),
-                world=world,
-            )
-        if not is_main_process():
-            return RunResult(folder, result.model_file, folder / REPORT, result)
-        brief = brief_table(recipe.training.error_table, result.metrics, splits.tests, result.table.title)
-        report = _report(recipe, splits, folder, result, brief, text)
-    console.print(rich_table(brief))
-    if len(brief.rows) < len(result.table.rows):
-        console.print("The report has the errors of every config type.", highlight=False)
-    _print_files(result, report, console)
+        with _resumable(folder):
+            with world_of(device) as world:
+                result = train(
+                    recipe,
+                    model.to(device),
+                    splits,
+                    folder,
+                    log,
+                    save=save,
+                    resolved_recipe=text,
+                    console=console,
+                    resume=not fresh,
+                    observers=(*observers, *trackers),
+                    world=world,
+                )
+            report = folder / REPORT
+            if is_main_process():
+                report = _report(recipe, splits, folder, result, text, console)
     return RunResult(folder, result.model_file, report, result)
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Let an interrupt that nobody was prepared for say that the run can be taken up again."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if str(interrupt) or not (folder / "checkpoints").is_dir():
+            raise
+        raise TrainingInterrupted(
+            f"everything up to the last checkpoint is saved in {folder}: run the same command again to resume"
+        ) from None
 
 
 def _data_record(splits: DataSplits) -> Record:
@@ -178,6 +188,7 @@ def _claim(folder: Path, text: str, fresh: bool) -> None:
 
 
 def _prepare(recipe: Recipe, splits: DataSplits, log: logging.Logger) -> LocalSourceModel:
+    check_labels(recipe, splits.train)
     model = build_model(recipe, splits.facts)
     every = itertools.chain(splits.train, splits.valid, *splits.tests.values())
     check_charge_range(recipe.model.options, list(every))
@@ -187,8 +198,15 @@ def _prepare(recipe: Recipe, splits: DataSplits, log: logging.Logger) -> LocalSo
 
 
 def _report(
-    recipe: Recipe, splits: DataSplits, folder: Path, result: TrainResult, brief: Table, text: str
+    recipe: Recipe, splits: DataSplits, folder: Path, result: TrainResult, text: str, console: Console
 ) -> Path:
+    """Print the errors, write the report and return its page."""
+    brief = brief_table(recipe.training.error_table, result.metrics, splits.tests, result.table.title)
+    console.print(rich_table(brief))
+    tables = [brief, count_table(splits.counts)]
+    if len(brief.rows) < len(result.table.rows):
+        tables.append(attrs.evolve(result.table, title=f"{result.table.title} by config type"))
+        console.print("The report has the errors of every config type.", highlight=False)
     batch_size = recipe.training.valid_batch_size or recipe.training.batch_size
     parity: dict[str, Any] = {}
     for name, graphs in (("valid", splits.valid), *splits.tests.items()):
@@ -196,10 +214,9 @@ def _report(
             pairs = labelled_pairs(result.model, graphs, batch_size, PARITY)
             parity[name] = {key: (pair.target.numpy(), pair.predicted.numpy()) for key, pair in pairs.items()}
     versions = {"lsf": lsf.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
-    tables = [brief, count_table(splits.counts)]
-    if len(brief.rows) < len(result.table.rows):
-        tables.append(attrs.evolve(result.table, title=f"{result.table.title} by config type"))
-    return write_report(folder / REPORT, recipe.name, result.history, parity, tables, text, versions)
+    report = write_report(folder / REPORT, recipe.name, result.history, parity, tables, text, versions)
+    _print_files(result, report, console)
+    return report
 
 
 def _print_plan(recipe: Recipe, splits: DataSplits, model: LocalSourceModel, console: Console) -> None:
@@ -254,17 +271,39 @@ def _logging(console: Console, handlers: Sequence[logging.Handler] | None = None
         yield log
     finally:
         for handler in list(log.handlers):
-            handler.close()
             log.removeHandler(handler)
+            # what a full disk did not take was reported when it was logged
+            with suppress(OSError):
+                handler.close()
 
 
-def _log_to(log: logging.Logger, path: Path) -> None:
+class _LogFile(logging.FileHandler):
+    """A log file; where it can no longer be written, the run goes on without it."""
+
+    def __init__(self, log: logging.Logger, path: Path, fresh: bool) -> None:
+        super().__init__(path, mode="w" if fresh else "a", encoding="utf-8")
+        self.log = log
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (its name in logging)
+        """Say once that the file is given up; a mistake of ours is shown as always."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        with suppress(OSError):
+            self.close()
+        if self in self.log.handlers:
+            self.log.removeHandler(self)
+            self.log.warning("cannot write %s: %s; going on without it", self.baseFilename, error.strerror)
+
+
+def _log_to(log: logging.Logger, path: Path, fresh: bool) -> None:
     """Write what was logged so far, and everything from now on, to a file."""
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = _LogFile(log, path, fresh)
+    log.addHandler(file)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for handler in list(log.handlers):
         if isinstance(handler, logging.handlers.MemoryHandler):
+            log.removeHandler(handler)
             handler.setTarget(file)
             handler.close()
-            log.removeHandler(handler)
-    log.addHandler(file)

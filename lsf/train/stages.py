@@ -112,14 +112,15 @@ def train(
     lsf.train.interrupt.TrainingInterrupted
         on Ctrl-C or SIGTERM, after a checkpoint was written; says how to resume
     """
-    losses = [build_stage_loss(stage.loss, recipe.electrostatics) for stage in recipe.stages]
-    _check_labels(recipe, losses, splits.train)
+    losses = check_labels(recipe, splits.train)
     session = Session.begin(
         recipe, model, splits, folder, log, save, resolved_recipe, evaluate, observers, world
     )
     if session.valid is None:
         log.warning("no validation frames: the best weights are chosen by the training loss")
     session.start(resume)
+    if session.position.stage == len(recipe.stages):
+        log.info("all epochs are done: nothing is left to train")
     steps = session.steps_per_epoch
     done = session.epoch * steps + session.position.step
     with StopRequest() as stop, Reporter(session.total_epochs * steps, done, log, console) as reporter:
@@ -128,12 +129,15 @@ def train(
     return _finish(session)
 
 
-def _check_labels(recipe: Recipe, losses: Sequence[StageLoss], graphs: Sequence[AtomGraph]) -> None:
+def check_labels(recipe: Recipe, graphs: Sequence[AtomGraph]) -> list[StageLoss]:
+    """Return the loss of every stage; DataError where a training set has none of the labels it needs."""
+    losses = [build_stage_loss(stage.loss, recipe.electrostatics) for stage in recipe.stages]
     problems: list[Problem] = []
     for stage, loss in zip(recipe.stages, losses, strict=True):
         problems += missing_labels(loss.needs, graphs, recipe.data.train, stage.name)
     if problems:
         raise DataError("the training frames lack labels that losses need", problems)
+    return losses
 
 
 @attrs.frozen
