@@ -137,7 +137,8 @@ def test_full_disk_keeps_the_older_checkpoint(tmp_path, monkeypatch):
         if len(written) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(self)
-        self.open("wb").write(data)
+        with self.open("wb") as file:
+            return file.write(data)
 
     monkeypatch.setattr(SaveClock, "due", lambda _: True)
     with monkeypatch.context() as patch:

@@ -88,7 +88,10 @@ def test_interrupted_training_of_a_real_model_is_exact(tmp_path, small_recipe, d
     for one, other in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
     losses = [
-        [line["loss"] for line in map(json.loads, (tmp_path / name / "metrics.jsonl").open())]
+        [
+            line["loss"]
+            for line in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        ]
         for name in ("straight", "cut")
     ]
     assert losses[0] == losses[1]
