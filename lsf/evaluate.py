@@ -20,10 +20,10 @@ from torch import Tensor
 from lsf.catalog import catalog
 from lsf.data.build import build_graphs
 from lsf.data.checks import label_problems, species_problems, tolerated
-from lsf.data.frames import Frame, atom_entries, frame_entries, frame_from_atoms
+from lsf.data.frames import Frame, atom_entries, file_key, frame_entries, frame_from_atoms
 from lsf.data.graph import AtomGraph, collate
 from lsf.data.read import TITLE, limited, read_atoms, shown_path
-from lsf.errors import DataError, LsfError, Problem
+from lsf.errors import DataError, LsfError, Problem, did_you_mean
 from lsf.export.package import LoadedModel, load_model
 from lsf.files import replacing
 from lsf.models.derivatives import evaluate
@@ -99,7 +99,8 @@ def evaluate_file(
         :data:`ATOM_LABELS` after ``prefix``; stress only where a frame is fully periodic, charges only
         where the model has any. Units: see :mod:`lsf.units`.
     prefix : letters, digits and underscores
-    info_keys, arrays_keys : key in the file by property, in place of those of the model's recipe
+    info_keys, arrays_keys : key in the file by property, in place of those of the model's recipe; where
+        the file lacks a key of the recipe, the property is not compared, but a key given here must be there
     device : "auto", "cpu", "cuda", …
     batch_size : frames at a time; it changes speed and memory, not results
     console : for the progress bar and the error table; None is silent
@@ -107,9 +108,9 @@ def evaluate_file(
     Raises
     ------
     LsfError
-        when the model or a frame cannot be read, an element is unknown to the model, a frame already has
-        an entry of a name that would be written, or the output would replace an input. Nothing has been
-        written then.
+        when the model or a frame cannot be read, an element is unknown to the model, a given key is in no
+        frame, a frame already has an entry of a name that would be written, or the output would replace an
+        input. Nothing has been written then.
     """
     console = console or Console(quiet=True)
     data_path = Path(data_path)
@@ -118,6 +119,7 @@ def evaluate_file(
     target = torch.device(pick_device(device))
     loaded = load_model(model_path)
     structures = read_atoms(data_path)
+    _check_keys(structures, shown_path(data_path), info_keys or {}, arrays_keys or {})
     frames = _frames(structures, data_path, loaded, _heads(loaded.recipe, info_keys, arrays_keys), console)
     graphs = _graphs(frames, loaded)
     if out is not None:
@@ -162,6 +164,34 @@ def _heads(
         name: Head({**head.info_keys, **(info_keys or {})}, {**head.arrays_keys, **(arrays_keys or {})})
         for name, head in recipe.heads.items()
     }
+
+
+def _check_keys(
+    structures: Sequence[Atoms],
+    source: str,
+    info_keys: Mapping[str, str],
+    arrays_keys: Mapping[str, str],
+) -> None:
+    """Refuse keys asked for on the command line that no frame has: a slip would compare nothing."""
+    problems = []
+    for flag, level, mapping, entries in (
+        ("--info-key", "frame", info_keys, frame_entries),
+        ("--array-key", "atom", arrays_keys, atom_entries),
+    ):
+        present = set().union(*(entries(atoms).keys() for atoms in structures))
+        problems += [
+            Problem(
+                source,
+                f"{flag} {name}={key}",
+                f"the key {key!r} in no frame",
+                f"a key of the file, once per {level}",
+                did_you_mean(key, present),
+            )
+            for name, key in mapping.items()
+            if file_key(key) not in present
+        ]
+    if problems:
+        raise DataError(TITLE, problems)
 
 
 def _frames(

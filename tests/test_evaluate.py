@@ -249,6 +249,17 @@ def test_references_that_are_no_numbers_are_left_out_and_counted(model, tmp_path
 # ------------------------------------------------------------------------------ refused
 
 
+def test_keys_that_are_asked_for_and_not_there_are_refused(model, data):
+    with pytest.raises(DataError, match=r"\(2 problems\)") as caught:
+        evaluate_file(model, data, info_keys={"energy": "REF_enrgy"}, arrays_keys={"forces": "REF_energy"})
+    message = str(caught.value)
+    assert "frames.xyz: --info-key energy=REF_enrgy: found the key 'REF_enrgy' in no frame" in message
+    assert "did you mean 'REF_energy'?" in message
+    assert "--array-key forces=REF_energy: found the key 'REF_energy' in no frame" in message
+    # where one frame has it, that frame is compared
+    assert "dipole" in evaluate_file(model, data, info_keys={"dipole": "REF_dipole"}).errors
+
+
 def test_unknown_element_names_frame_element_and_what_the_model_knows(model, tmp_path):
     write(tmp_path / "frames.xyz", [water(1), Atoms("NaBr", [[0, 0, 0], [0, 0, 2.5]])], format="extxyz")
     with pytest.raises(
