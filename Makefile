@@ -4,7 +4,7 @@
 # make wheel-test  the wheel works outside the checkout
 #
 # VENV=… puts the environment elsewhere, PYTHON=… chooses the interpreter it is made with,
-# JOBS=… the number of test processes.
+# JOBS=… the number of test processes, EXTRAS=test,gpu also tests the GPU kernels in their interpreter.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,6 +13,8 @@ SHELL := bash
 
 VENV ?= .venv
 JOBS ?= 2
+# gpu adds Triton (1 GB), whose kernels are then tested in its interpreter
+EXTRAS ?= test
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # One thread per test process: small tensors gain nothing from more, and the processes do not fight.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest
@@ -48,7 +50,7 @@ $(VENV)/.installed-run: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo 'installing lsf and what its tests need (some minutes the first time; torch is large) …'
-	@$(PIP) install -c constraints.txt -e '.[test]'
+	@$(PIP) install -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@ $(VENV)/.installed-run
 
 # --- what people call

@@ -71,8 +71,7 @@ class MissingExtraError(LsfError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed: "
-            f"pip install 'lsf[{extra}]'"
+            f"{purpose} needs the package {package!r}, which is not installed: pip install 'lsf[{extra}]'"
         )
 
 
