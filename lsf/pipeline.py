@@ -30,6 +30,7 @@ from lsf.recipe_io import resolved_toml
 from lsf.report.html import write_report
 from lsf.report.tables import rich_table
 from lsf.resolve import pick_device, resolve
+from lsf.threads import threads_for
 from lsf.train.distributed import device_of_process, is_main_process, world_of
 from lsf.train.evaluation import labelled_pairs
 from lsf.train.interrupt import TrainingInterrupted
@@ -124,7 +125,7 @@ def run_recipe(
         def save(trained: Any, file: Path, extra: Mapping[str, str]) -> None:
             save_model(trained, file, recipe, splits.facts, extra)
 
-        with _resumable(folder):
+        with _resumable(folder), threads_for(_atoms_per_batch(recipe, splits), log):
             with world_of(device) as world:
                 result = train(
                     recipe,
@@ -143,6 +144,11 @@ def run_recipe(
             if is_main_process():
                 report = _report(recipe, splits, folder, result, text, console)
     return RunResult(folder, result.model_file, report, result)
+
+
+def _atoms_per_batch(recipe: Recipe, splits: DataSplits) -> float:
+    atoms = sum(int(graph.num_nodes) for graph in splits.train)
+    return atoms / len(splits.train) * recipe.training.batch_size
 
 
 @contextmanager
