@@ -25,9 +25,6 @@ from lsf.electrostatics.multipoles import monomials
 from lsf.electrostatics.realspace import open_energy
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    # Triton reads this when a kernel's module is imported: before any test of this process uses one
-    os.environ["TRITON_INTERPRET"] = "1"
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
