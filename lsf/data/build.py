@@ -68,6 +68,8 @@ def build_graph(
         unit_shifts=torch.from_numpy(neighbors.unit_shifts.astype(np.float64)),
         formal_charges=torch.from_numpy(np.asarray(formal_charges, dtype=np.float64)),
         external_field=torch.from_numpy(field).reshape(1, 3),
+        total_charge=_input(frame, "total_charge"),
+        total_spin=_input(frame, "total_spin"),
         molecule_ids=_molecule_ids(frame),
         num_nodes=len(frame.numbers),
         frame_index=torch.tensor([frame.index]),
@@ -77,6 +79,12 @@ def build_graph(
     for name in LABELS:
         graph[f"target_{name}"], graph[f"weight_{name}"] = _label(frame, name, settings.multipoles_max_l)
     return graph
+
+
+def _input(frame: Frame, name: str) -> Tensor:
+    """Return a number per frame that a model may see, (1,) float64, its default where the frame lacks it."""
+    value = frame.values.get(name, PROPERTIES[name].default)
+    return torch.as_tensor(np.asarray(value, dtype=np.float64)).reshape(1)
 
 
 def _molecule_ids(frame: Frame) -> Tensor:

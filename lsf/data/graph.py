@@ -31,6 +31,8 @@ class GraphTensors(NamedTuple):
     batch: Tensor  # (n_atoms,) int64 graph of each atom
     formal_charges: Tensor  # (n_atoms,) e
     external_field: Tensor  # (n_graphs, 3) V/Å, gradient of the potential
+    total_charge: Tensor  # (n_graphs,) e, seen by models that embed it
+    total_spin: Tensor  # (n_graphs,) number of unpaired electrons, seen by models that embed it
     kind: Tensor  # the rest: see CoulombPlan
     slab_axis: Tensor
     slab_length: Tensor

@@ -42,6 +42,7 @@ PROPERTIES: Final[dict[str, Property]] = {
         Property("atomic_multipoles", "atom", (-1,), "e·Å^l", True),
         Property("electrostatic_potentials", "atom", (), "V", True),
         Property("external_field", "frame", (3,), "V/Å", False, 0.0),
+        Property("total_spin", "frame", (), "unpaired electrons", False, 0.0),
         Property("charges", "atom", (), "e", False, None),
         Property("molecule_ids", "atom", (), "integer, below 0 for none", False, -1.0, whole=True),
     )
