@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lsf.models.contraction import SymmetricContraction
+from lsf.models.density import LocalDensity
 from lsf.models.geometry import Edges
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import Irreps
@@ -36,7 +37,12 @@ class SpeciesGroups:
 
 
 class Layer(nn.Module):
-    """One interaction, the symmetric contraction of its basis, and the species-dependent skip."""
+    """One interaction, the symmetric contraction of its basis, and a species-dependent map.
+
+    ``style`` says where that map stands: ``residual`` skips the layer with the atom's own features,
+    ``plain`` mixes the messages themselves. ``density_residual`` and ``density`` are the same two with
+    messages divided by a learned local density in place of the average number of neighbours.
+    """
 
     def __init__(
         self,
@@ -49,12 +55,20 @@ class Layer(nn.Module):
         radial_widths: tuple[int, ...],
         avg_num_neighbors: float,
         kernels: str,
+        style: str = "residual",
+        complete_products: bool = False,
     ) -> None:
         super().__init__()
-        self.interaction = Interaction(inputs, max_ell, n_radial, radial_widths, avg_num_neighbors, kernels)
-        self.contraction = SymmetricContraction(max_ell, correlation, outputs, n_species)
+        by_density = style.startswith("density")
+        divisor = 1.0 if by_density else avg_num_neighbors
+        self.interaction = Interaction(inputs, max_ell, n_radial, radial_widths, divisor, kernels)
+        self.contraction = SymmetricContraction(max_ell, correlation, outputs, n_species, complete_products)
         self.linear = EquivariantLinear(outputs, outputs.channels)
-        self.skip = SpeciesLinear(inputs, outputs, n_species)
+        messages = Irreps(inputs.channels, tuple(range(max_ell + 1)))
+        residual = style.endswith("residual")
+        self.skip = SpeciesLinear(inputs, outputs, n_species) if residual else None
+        self.mix = None if residual else SpeciesLinear(messages, messages, n_species)
+        self.density = LocalDensity(n_radial) if by_density else None
 
     def forward(
         self, features: Tensor, edges: Edges, neighbor_slots: Tensor, groups: SpeciesGroups
@@ -63,17 +77,29 @@ class Layer(nn.Module):
         basis = self.interaction(
             features, edges.harmonics, edges.radial_basis, edges.edge_index, neighbor_slots
         )
-        product = groups.ungroup(self.contraction(groups.group(basis), groups.present))
-        skipped = groups.ungroup(self.skip(groups.group(features), groups.present))
-        new: Tensor = self.linear(product) + skipped
+        if self.density is not None:
+            basis = basis / self.density(edges, basis.shape[0]).reshape(-1, 1, 1)
+        grouped = groups.group(basis)
+        if self.mix is not None:
+            grouped = self.mix(grouped, groups.present)
+        new: Tensor = self.linear(groups.ungroup(self.contraction(grouped, groups.present)))
+        if self.skip is not None:
+            new = new + groups.ungroup(self.skip(groups.group(features), groups.present))
         return new
+
+
+def layer_irreps(hidden: Irreps, n_interactions: int, scalars_last: bool) -> list[Irreps]:
+    """Return the irreps every layer leaves; with ``scalars_last`` the last one has scalars alone."""
+    last = Irreps(hidden.channels, (0,)) if scalars_last else hidden
+    return [hidden] * (n_interactions - 1) + [last]
 
 
 class Backbone(nn.Module):
     """Features of every layer, ``(n_atoms, n_components, n_channels)`` each.
 
     Batatia et al., arXiv:2206.07697. Unlike there, the last layer keeps all hidden irreps, since
-    multipoles are read from it.
+    multipoles are read from it, unless ``scalars_last``. ``correlation`` is given for every layer,
+    ``styles`` for the first and for all later ones: see :class:`Layer`.
     """
 
     def __init__(
@@ -82,27 +108,34 @@ class Backbone(nn.Module):
         n_species: int,
         n_interactions: int,
         max_ell: int,
-        correlation: int,
+        correlation: int | tuple[int, ...],
         n_radial: int,
         radial_widths: tuple[int, ...],
         avg_num_neighbors: float,
         kernels: str,
+        styles: tuple[str, str] = ("residual", "residual"),
+        scalars_last: bool = False,
+        complete_products: bool = False,
     ) -> None:
         super().__init__()
         self.hidden = hidden
+        orders = (correlation,) * n_interactions if isinstance(correlation, int) else correlation
         self.embedding = nn.Parameter(torch.randn(n_species, hidden.channels))
         scalars = Irreps(hidden.channels, (0,))
+        outputs = layer_irreps(hidden, n_interactions, scalars_last)
         self.layers = nn.ModuleList(
             Layer(
                 scalars if index == 0 else hidden,
-                hidden,
+                outputs[index],
                 n_species,
                 max_ell,
-                correlation,
+                orders[index],
                 n_radial,
                 radial_widths,
                 avg_num_neighbors,
                 kernels,
+                styles[min(index, 1)],
+                complete_products,
             )
             for index in range(n_interactions)
         )

@@ -47,7 +47,7 @@ class Factorisation:
     (None first for the constant); ``tables[l]`` is ``(n_basis, n_lower · n_factors · (2l + 1))``.
     """
 
-    def __init__(self, max_ell: int, correlation: int, degrees_out: tuple[int, ...]) -> None:
+    def __init__(self, max_ell: int, correlation: int, degrees_out: tuple[int, ...], complete: bool) -> None:
         self.lower: list[Monomial] = []
         self.factors: dict[int, list[int | None]] = {}
         self.tables: dict[int, np.ndarray] = {}
@@ -56,7 +56,7 @@ class Factorisation:
         for degree in degrees_out:
             entries[degree], counts[degree] = [], 0
             for order in range(1, correlation + 1):
-                monomials, basis = symmetric_basis(max_ell, order, degree)
+                monomials, basis = symmetric_basis(max_ell, order, degree, complete)
                 for path, component, column in np.argwhere(basis != 0.0):
                     split = split_monomial(monomials[column], degree % 2 == 1)
                     value = float(basis[path, component, column])
@@ -77,22 +77,27 @@ class Factorisation:
 
 
 @cache
-def factorisation(max_ell: int, correlation: int, degrees_out: tuple[int, ...]) -> Factorisation:
+def factorisation(
+    max_ell: int, correlation: int, degrees_out: tuple[int, ...], complete: bool = False
+) -> Factorisation:
     """Return the (cached) constant tables; building them takes a moment for large ``max_ell``."""
-    return Factorisation(max_ell, correlation, degrees_out)
+    return Factorisation(max_ell, correlation, degrees_out, complete)
 
 
 class SymmetricContraction(nn.Module):
     """Polynomials of the atomic basis with species- and channel-dependent weights.
 
-    Batatia et al., arXiv:2206.07697, eqs. (10) and (11).
+    Batatia et al., arXiv:2206.07697, eqs. (10) and (11). ``complete`` adds the polynomials that only
+    couplings through intermediate degrees of unnatural parity reach, after all others.
     """
 
     lower_0: Tensor
 
-    def __init__(self, max_ell: int, correlation: int, outputs: Irreps, n_species: int) -> None:
+    def __init__(
+        self, max_ell: int, correlation: int, outputs: Irreps, n_species: int, complete: bool = False
+    ) -> None:
         super().__init__()
-        tables = factorisation(max_ell, correlation, outputs.degrees)
+        tables = factorisation(max_ell, correlation, outputs.degrees, complete)
         dim = (max_ell + 1) ** 2
         self.degrees = outputs.degrees
         self.n_lower = len(tables.lower)

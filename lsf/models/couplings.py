@@ -34,11 +34,12 @@ def _offset(degree: int) -> int:
     return degree * degree
 
 
-def _coupled(max_degree: int, order: int, degree_out: int) -> list[np.ndarray]:
+def _coupled(max_degree: int, order: int, degree_out: int, unnatural: bool = False) -> list[np.ndarray]:
     """All couplings of ``order`` copies of the degrees 0 … max_degree to ``degree_out``.
 
     Each is an array ``(2 degree_out + 1, D, …, D)`` over the components of the factors, coupled from
-    left to right through every intermediate degree of natural parity.
+    left to right through every intermediate degree of natural parity, with ``unnatural`` also of the
+    other one (two vectors to an axial vector, say).
     """
     dim = (max_degree + 1) ** 2
     states: list[tuple[int, tuple[int, ...], np.ndarray]] = []
@@ -52,23 +53,33 @@ def _coupled(max_degree: int, order: int, degree_out: int) -> list[np.ndarray]:
             # The product commutes, so rising factors already span every symmetric coupling.
             for other in range(factors[-1], max_degree + 1):
                 highest = max_degree * order
-                for result in allowed_products(degree, other, highest):
+                results = allowed_products(degree, other, highest)
+                if unnatural:
+                    results = tuple(range(abs(degree - other), degree + other + 1))
+                for result in results:
                     symbol = wigner_3j(degree, other, result).numpy() * np.sqrt(2 * result + 1)
                     product = np.einsum("a...,abc->c...b", tensor, symbol)
                     padded = np.zeros((*product.shape[:-1], dim))
                     padded[..., _offset(other) : _offset(other + 1)] = product
                     coupled.append((result, (*factors, other), padded))
         states = coupled
-    return [tensor for degree, _, tensor in states if degree == degree_out]
+    return [
+        tensor
+        for degree, factors, tensor in states
+        if degree == degree_out and (sum(factors) + degree) % 2 == 0
+    ]
 
 
 @cache
-def symmetric_basis(max_degree: int, order: int, degree_out: int) -> tuple[tuple[Monomial, ...], np.ndarray]:
+def symmetric_basis(
+    max_degree: int, order: int, degree_out: int, complete: bool = False
+) -> tuple[tuple[Monomial, ...], np.ndarray]:
     """Independent equivariant polynomials of one order in the components 0 … (max_degree + 1)² - 1.
 
     The couplings are collected onto monomials (which symmetrises them) and orthonormalised in the
     fixed order of generation, so that the basis, and with it the meaning of stored weights, does not
-    depend on a linear-algebra library.
+    depend on a linear-algebra library. Couplings through intermediate degrees of natural parity reach
+    all polynomials but a few of third order: 1 ⊗ 2 ⊗ 3 to degree 2, for one. ``complete`` appends these.
 
     Returns
     -------
@@ -84,7 +95,10 @@ def symmetric_basis(max_degree: int, order: int, degree_out: int) -> tuple[tuple
     monomials = tuple(itertools.combinations_with_replacement(range(dim), order))
     column = {monomial: index for index, monomial in enumerate(monomials)}
     basis: list[np.ndarray] = []
-    for tensor in _coupled(max_degree, order, degree_out):
+    tensors = _coupled(max_degree, order, degree_out)
+    if complete:
+        tensors += _coupled(max_degree, order, degree_out, unnatural=True)
+    for tensor in tensors:
         polynomial = np.zeros((2 * degree_out + 1, len(monomials)))
         for entry in np.argwhere(np.abs(tensor) > 1e-12):
             monomial = tuple(sorted(int(index) for index in entry[1:]))

@@ -29,8 +29,12 @@ def edge_geometry(
     radial: RadialBasis,
     max_ell: int,
     dtype: torch.dtype,
+    bond_lengths: Tensor | None = None,
 ) -> Edges:
-    """Return the edges; differences of positions are taken in float64, the rest in ``dtype``."""
+    """Return the edges; differences of positions are taken in float64, the rest in ``dtype``.
+
+    ``bond_lengths`` (n_edges,) Å are what a radial basis with a transform needs.
+    """
     sender, receiver = edge_index[0], edge_index[1]
     edge_cell = cell.index_select(0, batch.index_select(0, receiver))
     shifts = torch.bmm(unit_shifts.unsqueeze(1), edge_cell).squeeze(1)
@@ -38,4 +42,5 @@ def edge_geometry(
     lengths = torch.sqrt((vectors * vectors).sum(-1))
     directions = (vectors / lengths.unsqueeze(-1)).to(dtype)
     harmonics = spherical_harmonics(directions, max_ell)
-    return Edges(edge_index, vectors, harmonics, radial(lengths.to(dtype)))
+    bonds = None if bond_lengths is None else bond_lengths.to(dtype)
+    return Edges(edge_index, vectors, harmonics, radial(lengths.to(dtype), bonds))

@@ -11,7 +11,7 @@ from torch import nn
 from lsf.data.statistics import DataFacts
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.errors import LsfError
-from lsf.models.backbone import Backbone
+from lsf.models.backbone import Backbone, layer_irreps
 from lsf.models.irreps import Irreps, parse_irreps
 from lsf.models.local_source import CoulombTerm, LocalSourceModel, NoCoulomb
 from lsf.models.options import (
@@ -28,7 +28,8 @@ from lsf.models.oxidation import (
     SumMixer,
     SymmetricTransfer,
 )
-from lsf.models.radial import RADIAL_BASES
+from lsf.models.pairs import PairRepulsion
+from lsf.models.radial import RADIAL_BASES, TRANSFORMS, RadialBasis
 from lsf.models.readouts import EnergyReadout, PolarizabilityReadout
 from lsf.models.sources import (
     FixedSource,
@@ -45,11 +46,10 @@ OXIDATION_WIDTH = 32
 
 def mace(options: MACEOptions, electrostatics: Electrostatics, facts: DataFacts) -> LocalSourceModel:
     """Return the backbone alone, without charges."""
-    scale, shift = energy_scale(options, facts), energy_shift(options, facts)
-    return _assemble(options, facts, NoSource(), NoCoulomb(), scale=scale, shift=shift)
+    return _assemble(options, facts, NoSource(), NoCoulomb())
 
 
-def energy_scale(options: MACEOptions, facts: DataFacts) -> float:
+def energy_scale(options: BackboneOptions, facts: DataFacts) -> float:
     """Return the factor of the short-range energy.
 
     Raises :class:`lsf.errors.LsfError` when the data does not say how large energies or forces are.
@@ -65,7 +65,7 @@ def energy_scale(options: MACEOptions, facts: DataFacts) -> float:
     return measured
 
 
-def energy_shift(options: MACEOptions, facts: DataFacts) -> float:
+def energy_shift(options: BackboneOptions, facts: DataFacts) -> float:
     """Return what is added to the short-range energy of every atom, in eV.
 
     Raises :class:`lsf.errors.LsfError` when it is to be the mean of the energies and there are none.
@@ -84,8 +84,7 @@ def local_charges(
     options: LocalChargesOptions, electrostatics: Electrostatics, facts: DataFacts
 ) -> LocalSourceModel:
     """Return the model that reads multipoles directly from node features."""
-    hidden = parse_irreps(options.hidden_irreps)
-    source = LocalSource(hidden, options.num_interactions, electrostatics.multipoles_max_l)
+    source = LocalSource(_layers(options), electrostatics.multipoles_max_l)
     return _assemble(options, facts, source, CoulombTerm(electrostatics))
 
 
@@ -101,16 +100,28 @@ def local_split_charges(
     options: LocalSplitChargesOptions, electrostatics: Electrostatics, facts: DataFacts
 ) -> LocalSourceModel:
     """Return the model with formal charges and learned transfer along edges."""
-    hidden = parse_irreps(options.hidden_irreps)
-    transfers = nn.ModuleList(_transfer(options, hidden) for _ in range(options.num_interactions))
+    hidden, layers = parse_irreps(options.hidden_irreps), _layers(options)
+    transfers = nn.ModuleList(_transfer(options, layer) for layer in layers)
     max_l = electrostatics.multipoles_max_l
     higher = tuple(range(1, max_l + 1))
-    multipoles = MultipoleReadout(hidden, options.num_interactions, higher) if higher else None
+    multipoles = MultipoleReadout(layers, higher) if higher else None
     source = SplitSource(_mixer(options, hidden), transfers, multipoles)
     polarizability = None
     if options.polarizability:
         polarizability = PolarizabilityReadout(hidden, options.num_interactions)
     return _assemble(options, facts, source, CoulombTerm(electrostatics), polarizability)
+
+
+def _layers(options: BackboneOptions) -> list[Irreps]:
+    hidden = parse_irreps(options.hidden_irreps)
+    return layer_irreps(hidden, options.num_interactions, options.last_layer == "scalars")
+
+
+def _radial(options: BackboneOptions) -> RadialBasis:
+    radial = RADIAL_BASES[options.radial_basis](options.r_max, options.num_radial, options.cutoff_p)
+    if options.distance_transform != "none":
+        radial.transform = TRANSFORMS[options.distance_transform]()
+    return radial
 
 
 def _mixer(options: LocalSplitChargesOptions, hidden: Irreps) -> nn.Module:
@@ -137,8 +148,6 @@ def _assemble(
     source: SourceHead,
     coulomb: nn.Module,
     polarizability: PolarizabilityReadout | None = None,
-    scale: float = 1.0,
-    shift: float = 0.0,
 ) -> LocalSourceModel:
     hidden = parse_irreps(options.hidden_irreps)
     backbone = Backbone(
@@ -151,6 +160,9 @@ def _assemble(
         options.radial_mlp,
         options.avg_num_neighbors or facts.avg_num_neighbors,
         options.kernels,
+        (options.interaction_first, options.interaction),
+        options.last_layer == "scalars",
+        options.product_basis == "complete",
     )
     readout = EnergyReadout(
         hidden,
@@ -158,17 +170,19 @@ def _assemble(
         parse_irreps(options.mlp_irreps).channels,
         options.final_readout == "nonlinear",
         options.gate,
-        scale,
-        shift,
+        energy_scale(options, facts),
+        energy_shift(options, facts),
     )
+    repulsion = PairRepulsion(facts.species, options.cutoff_p) if options.pair_repulsion else None
     return LocalSourceModel(
         facts.species,
         tuple(facts.atomic_energies[number] for number in facts.species),
         backbone,
-        RADIAL_BASES[options.radial_basis](options.r_max, options.num_radial, options.cutoff_p),
+        _radial(options),
         options.max_ell,
         readout,
         source,
         coulomb,
         polarizability,
+        repulsion,
     )

@@ -13,6 +13,7 @@ from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.field import field_energy
 from lsf.models.backbone import Backbone, SpeciesGroups
 from lsf.models.geometry import edge_geometry
+from lsf.models.pairs import BondLengths, PairRepulsion
 from lsf.models.radial import RadialBasis
 from lsf.models.readouts import EnergyReadout, PolarizabilityReadout
 from lsf.models.sources import SourceHead, sum_over_graph
@@ -84,6 +85,7 @@ class LocalSourceModel(nn.Module):
         source: SourceHead,
         coulomb: nn.Module,
         polarizability: PolarizabilityReadout | None = None,
+        pair_repulsion: PairRepulsion | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("species", torch.tensor(species))
@@ -95,6 +97,9 @@ class LocalSourceModel(nn.Module):
         self.source = source
         self.coulomb = coulomb
         self.polarizability = polarizability
+        self.pair_repulsion = pair_repulsion
+        needs_bonds = pair_repulsion is not None or radial.transform is not None
+        self.bond_lengths = BondLengths(species) if needs_bonds else None
 
     @property
     def r_max(self) -> float:
@@ -133,6 +138,9 @@ class LocalSourceModel(nn.Module):
         """Return energies, density and polarization of the flat tensors of :class:`GraphTensors`."""
         graph = GraphTensors(*tensors)
         n_graphs = graph.cell.shape[0]
+        bonds = None
+        if self.bond_lengths is not None:
+            bonds = self.bond_lengths(graph.species, graph.edge_index)
         edges = edge_geometry(
             graph.positions,
             graph.cell,
@@ -142,6 +150,7 @@ class LocalSourceModel(nn.Module):
             self.radial,
             self.max_ell,
             self.dtype,
+            bonds,
         )
         groups = SpeciesGroups(graph.present_species, graph.species_slots, graph.species_place)
         initial = self.source.mixer(self.backbone.embed(graph.species), graph.formal_charges)
@@ -149,6 +158,10 @@ class LocalSourceModel(nn.Module):
         sources = self.source(features, edges, graph.positions, graph.formal_charges, graph.batch, n_graphs)
 
         node_short_range = self.readout(features)
+        if self.pair_repulsion is not None:
+            lengths = torch.sqrt((edges.vectors * edges.vectors).sum(-1))
+            repulsion = self.pair_repulsion(lengths, bonds, graph.species, graph.edge_index)
+            node_short_range = node_short_range + self.readout.scale * repulsion
         node_atomic = self.atomic_energies.index_select(0, graph.species)
         atomic = sum_over_graph(node_atomic, graph.batch, n_graphs)
         short_range = sum_over_graph(node_short_range, graph.batch, n_graphs)

@@ -46,6 +46,29 @@ def _range_rule() -> Rule:
     return Rule("two numbers, the first smaller", lambda value: len(value) == 2 and value[0] < value[1])
 
 
+def _correlation_rule() -> Rule:
+    def holds(value: int | tuple[int, ...]) -> bool:
+        orders = (value,) if isinstance(value, int) else value
+        return len(orders) > 0 and all(1 <= order <= 3 for order in orders)
+
+    return Rule("from 1 to 3, one for all layers or a list with one for each", holds)
+
+
+Style = Literal["residual", "plain", "density_residual", "density"]
+Scale = float | Literal["forces", "energies"] | None
+Shift = float | Literal["mean"] | None
+
+_SCALE: Final = (
+    'Factor of the short-range energy: a number, "forces" (root mean square of the training forces), '
+    '"energies" (standard deviation of (E - Σ E0)/n_atoms) or "none". Data in large units is then fitted '
+    "with weights of order one."
+)
+_SHIFT: Final = (
+    'Added to the short-range energy of every atom, in eV: a number, "mean" (of (E - Σ E0)/n_atoms over '
+    'the training frames) or "none". An isolated atom then no longer has its E0.'
+)
+
+
 @attrs.frozen(kw_only=True)
 class BackboneOptions:
     """The equivariant network all models share."""
@@ -66,10 +89,32 @@ class BackboneOptions:
         default=2,
         validator=between(1, 8),
     )
-    correlation: int = option(
-        "Order of the many-body contraction: 3 gives four-body terms per layer. Lower is faster.",
+    correlation: int | tuple[int, ...] = option(
+        "Order of the many-body contraction, for all layers or a list with one for each: 3 gives four-body "
+        "terms per layer. Lower is faster.",
         default=3,
-        validator=between(1, 3),
+        validator=_correlation_rule(),
+    )
+    product_basis: Literal["natural", "complete"] = option(
+        "Polynomials of the contraction: natural couples through degrees of natural parity, complete adds "
+        "the few others there are where hidden_irreps has 2e or max_ell is 4. They fit a little more.",
+        default="natural",
+    )
+    interaction: Style = option(
+        "How messages are made in all layers after the first: residual adds the atom's own features, mixed "
+        "by element; plain mixes the messages by element instead; density_residual and density divide them "
+        "by a learned local density, which suits data of very different densities.",
+        default="residual",
+    )
+    interaction_first: Style = option(
+        "The same for the first layer. With plain or density an isolated atom has exactly its E0 (and "
+        "shift).",
+        default="residual",
+    )
+    last_layer: Literal["all", "scalars"] = option(
+        "What the last layer keeps: all hidden irreps, or scalars alone, which is faster and what mace-torch "
+        "does. Atomic dipoles are then read from the earlier layers.",
+        default="all",
     )
     max_ell: int = option(
         "Highest degree of the spherical harmonics on edges. Higher resolves angles better.",
@@ -84,6 +129,16 @@ class BackboneOptions:
     radial_basis: Literal["bessel", "gaussian", "chebyshev"] = option(
         "Functions of the distance the radial network sees. bessel resolves short distances best.",
         default="bessel",
+    )
+    distance_transform: Literal["none", "agnesi", "soft"] = option(
+        "What the radial functions see in place of the distance: it relative to the covalent radii (agnesi), "
+        "or it flattened below the bond length (soft). Either evens out elements of different size.",
+        default="none",
+    )
+    pair_repulsion: bool = option(
+        "Whether to add the screened repulsion of nuclei (ZBL) below the sum of covalent radii. Atoms that "
+        "come too close in a simulation are then pushed apart.",
+        default=False,
     )
     cutoff_p: int = option(
         "Exponent of the polynomial envelope at r_max. Larger keeps weights flat further out.",
@@ -115,6 +170,14 @@ class BackboneOptions:
         default=None,
         validator=unless_none(above(0.0)),
     )
+    scale: Scale = option(_SCALE, default=None)
+    shift: Shift = option(_SHIFT, default=None)
+    start_from: str | None = option(
+        "Model file whose backbone and short-range readout the training starts from; charges start anew. "
+        "Options of the backbone that are not given are then those of the file, others must agree with it.",
+        default=None,
+        path=True,
+    )
     kernels: Literal["native", "e3nn"] = option(
         "Implementation of the message passing; both give the same numbers. e3nn is the slower oracle.",
         default="native",
@@ -122,19 +185,36 @@ class BackboneOptions:
 
     def problems(self, recipe: Recipe, where: str) -> list[Problem]:
         """Return what is wrong with the model in the context of the whole recipe."""
-        return []
+        return _wrong_layers(self, where)
+
+    def read_degrees(self) -> tuple[int, ...]:
+        """Return the degrees that the features of at least one layer have."""
+        only_scalars = self.last_layer == "scalars" and self.num_interactions == 1
+        return (0,) if only_scalars else parse_irreps(self.hidden_irreps).degrees
 
     def formal_charge_rule(self) -> FormalCharges | None:
         """Return where the formal charges of atoms come from; None for models without them."""
         return None
 
 
+def _wrong_layers(options: BackboneOptions, where: str) -> list[Problem]:
+    """A list of correlations has one for every layer."""
+    orders = options.correlation
+    if isinstance(orders, int) or len(orders) == options.num_interactions:
+        return []
+    expected = f"{options.num_interactions}, since model.num_interactions = {options.num_interactions}"
+    return [Problem(where, "model.correlation", f"a list of {len(orders)}", expected)]
+
+
 def _needs_degrees(options: BackboneOptions, recipe: Recipe, where: str) -> list[Problem]:
     wanted = recipe.electrostatics.multipoles_max_l
-    degrees = parse_irreps(options.hidden_irreps).degrees
+    degrees = options.read_degrees()
     missing = [degree for degree in range(wanted + 1) if degree not in degrees]
     if not missing:
         return []
+    if degrees == (0,) != parse_irreps(options.hidden_irreps).degrees:
+        expected = f'"all", since the multipoles up to {wanted} are read from the only layer there is'
+        return [Problem(where, "model.last_layer", '"scalars" with one layer', expected)]
     names = " and ".join(f"{degree}{'eo'[degree % 2]}" for degree in missing)
     return [
         Problem(
@@ -147,27 +227,9 @@ def _needs_degrees(options: BackboneOptions, recipe: Recipe, where: str) -> list
     ]
 
 
-Scale = float | Literal["forces", "energies"] | None
-Shift = float | Literal["mean"] | None
-
-
-_SCALE: Final = (
-    'Factor of the short-range energy: a number, "forces" (root mean square of the training forces), '
-    '"energies" (standard deviation of (E - Σ E0)/n_atoms) or "none". Data in large units is then fitted '
-    "with weights of order one."
-)
-_SHIFT: Final = (
-    'Added to the short-range energy of every atom, in eV: a number, "mean" (of (E - Σ E0)/n_atoms over '
-    'the training frames) or "none". An isolated atom then no longer has its E0.'
-)
-
-
 @attrs.frozen(kw_only=True)
 class MACEOptions(BackboneOptions):
     """The backbone alone: a short-range potential without charges."""
-
-    scale: Scale = option(_SCALE, default=None)
-    shift: Shift = option(_SHIFT, default=None)
 
 
 @attrs.frozen(kw_only=True)
@@ -183,8 +245,8 @@ class LocalChargesOptions(BackboneOptions):
     """Multipoles read directly from node features."""
 
     def problems(self, recipe: Recipe, where: str) -> list[Problem]:
-        """Return missing hidden irreps."""
-        return _needs_degrees(self, recipe, where)
+        """Return wrong layers and missing hidden irreps."""
+        return _wrong_layers(self, where) + _needs_degrees(self, recipe, where)
 
 
 @attrs.frozen(kw_only=True)
@@ -220,9 +282,12 @@ class LocalSplitChargesOptions(BackboneOptions):
 
     def problems(self, recipe: Recipe, where: str) -> list[Problem]:
         """Return missing hidden irreps and formal charges outside the declared range."""
-        found = _needs_degrees(self, recipe, where)
+        found = _wrong_layers(self, where) + _needs_degrees(self, recipe, where)
         found += _outside_range(self.formal_charges, self.oxidation_range, where)
         degrees = parse_irreps(self.hidden_irreps).degrees
+        if self.polarizability and self.last_layer == "scalars":
+            expected = '"all", since the polarizability is read from every layer'
+            found.append(Problem(where, "model.last_layer", '"scalars" with polarizability', expected))
         if self.polarizability and not {1, 2} & set(degrees):
             found.append(
                 Problem(

@@ -29,18 +29,72 @@ def polynomial_cutoff(ratio: Tensor, exponent: int) -> Tensor:
     return value * (ratio < 1.0)
 
 
+class AgnesiTransform(nn.Module):
+    r""":math:`1 / (1 + a x^q / (1 + x^{q-p}))` of x = r/r₀, with r₀ half the bond length.
+
+    It spreads the distances around a bond of either size over the same range. Witt et al.,
+    doi:10.1063/5.0158783; the constants are those of mace-torch and part of the model file.
+    """
+
+    constants: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("constants", torch.tensor([1.0805, 0.9183, 4.5791], dtype=torch.float64))
+
+    def forward(self, lengths: Tensor, bond_lengths: Tensor) -> Tensor:
+        """Return values from 1 (r = 0) to 0, without unit; both arguments in Å."""
+        a, q, p = self.constants[0], self.constants[1], self.constants[2]
+        x = lengths / (0.5 * bond_lengths)
+        return 1.0 / (1.0 + a * torch.pow(x, q) / (1.0 + torch.pow(x, q - p)))
+
+
+class SoftTransform(nn.Module):
+    r""":math:`p_0 + (r - p_0) \tfrac12 [1 + \tanh(α (r - m)/(p_1 - p_0))]`: r, but no less than about p₀.
+
+    p₀ and p₁ are 3/4 and 4/3 of the bond length, m their mean. As in mace-torch; α is part of the model file.
+    """
+
+    constants: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("constants", torch.tensor([4.0], dtype=torch.float64))
+
+    def forward(self, lengths: Tensor, bond_lengths: Tensor) -> Tensor:
+        """Return lengths in Å."""
+        low, high = 0.75 * bond_lengths, bond_lengths * (4.0 / 3.0)
+        steepness = self.constants[0] / (high - low)
+        switch = 0.5 * (1.0 + torch.tanh(steepness * (lengths - 0.5 * (low + high))))
+        return low + (lengths - low) * switch
+
+
+TRANSFORMS: Final = {"agnesi": AgnesiTransform, "soft": SoftTransform}
+"""Transforms of the distance by the name an option gives them."""
+
+
 class RadialBasis(nn.Module):
-    """``n_radial`` functions of the distance times the envelope; zero from ``r_max`` on."""
+    """``n_radial`` functions of the distance times the envelope; zero from ``r_max`` on.
+
+    Where there is a ``transform``, the functions see the transformed distance, the envelope the distance.
+    """
+
+    transform: nn.Module | None
 
     def __init__(self, r_max: float, cutoff_p: int) -> None:
         super().__init__()
         self.r_max = r_max
         self.cutoff_p = cutoff_p
+        self.transform = None
 
-    def forward(self, lengths: Tensor) -> Tensor:
-        """Return ``(n_edges, n_radial)`` for lengths ``(n_edges,)`` in Å."""
+    def forward(self, lengths: Tensor, bond_lengths: Tensor | None = None) -> Tensor:
+        """Return ``(n_edges, n_radial)`` for lengths ``(n_edges,)`` in Å; transforms need bond lengths."""
         r = lengths.unsqueeze(-1)
-        return self.functions(r) * polynomial_cutoff(r / self.r_max, self.cutoff_p)
+        envelope = polynomial_cutoff(r / self.r_max, self.cutoff_p)
+        if self.transform is not None:
+            assert bond_lengths is not None, "the transform of distances needs bond lengths"
+            r = self.transform(lengths, bond_lengths).unsqueeze(-1)
+        return self.functions(r) * envelope
 
     def functions(self, r: Tensor) -> Tensor:
         """Return the functions without envelope, ``(n_edges, n_radial)``, for ``r`` ``(n_edges, 1)``."""

@@ -6,6 +6,7 @@ charges and dipoles are float64, so that sums over atoms are exact to rounding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,15 +45,27 @@ def _polarization(charges: Tensor, positions: Tensor, density: Tensor, batch: Te
 
 
 class MultipoleReadout(nn.Module):
-    """One equivariant linear map per layer to one copy of each degree, summed over layers."""
+    """One equivariant linear map per layer to one copy of each degree, summed over layers.
 
-    def __init__(self, hidden: Irreps, n_layers: int, degrees: tuple[int, ...]) -> None:
+    A last layer that keeps scalars alone adds to the charges only: the leading components.
+    """
+
+    def __init__(self, layers: Sequence[Irreps], degrees: tuple[int, ...]) -> None:
         super().__init__()
-        self.maps = nn.ModuleList(EquivariantLinear(hidden, 1, degrees) for _ in range(n_layers))
+        kept = [tuple(degree for degree in degrees if degree in layer.degrees) for layer in layers]
+        self.maps = nn.ModuleList(
+            EquivariantLinear(layer, 1, present)
+            for layer, present in zip(layers, kept, strict=True)
+            if present
+        )
+        self.missing = [sum(2 * degree + 1 for degree in degrees if degree not in here) for here in kept]
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return ``(n_atoms, Σ (2l + 1))`` in float64."""
-        terms = [readout(layer).squeeze(2) for readout, layer in zip(self.maps, features, strict=True)]
+        terms = [
+            nn.functional.pad(readout(layer).squeeze(2), (0, missing))
+            for readout, layer, missing in zip(self.maps, features, self.missing, strict=False)
+        ]
         return torch.stack(terms).sum(0).to(torch.float64)
 
 
@@ -130,10 +143,10 @@ class FixedSource(SourceHead):
 class LocalSource(SourceHead):
     """Multipoles read from the features; ``P = Σ q_i r_i + Σ p_i`` on the positions as given."""
 
-    def __init__(self, hidden: Irreps, n_layers: int, max_l: int) -> None:
+    def __init__(self, layers: Sequence[Irreps], max_l: int) -> None:
         super().__init__()
         self.mixer = NoMixer()
-        self.multipoles = MultipoleReadout(hidden, n_layers, tuple(range(max_l + 1)))
+        self.multipoles = MultipoleReadout(layers, tuple(range(max_l + 1)))
 
     def forward(
         self,
