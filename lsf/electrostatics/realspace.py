@@ -11,6 +11,7 @@ with the Boys functions :math:`F_n(x) = \int_0^1 t^{2n} e^{-x t^2} dt`: smooth i
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, Final
 
 import torch
@@ -19,48 +20,70 @@ from torch import Tensor
 from lsf.electrostatics.multipoles import dipoles, max_degree, quadrupoles
 from lsf.units import COULOMB_CONSTANT
 
-SERIES_BELOW: Final = 4.0
-"""Arguments up to here use the series; from here on the upward recursion loses less than two digits."""
+TABLE_END: Final = 128.0
+TABLE_STEPS: Final = 64
+TAYLOR_TERMS: Final = 6
+"""The table's spacing is 1/64: the first term left out is below (1/128)^6 / 6! = 3e-16 of the value."""
+
+BOYS_CHUNK: Final = 2**16
+"""Arguments worked on at a time: some twelve arrays of this size are alive (6 MB)."""
 
 
 def boys(x: Tensor, n_max: int) -> Tensor:
     """Return Boys functions of orders 0 … n_max, (n_max + 1, n) for ``x`` (n,) >= 0, to relative 1e-14.
 
-    Small arguments: series of the highest order, then the stable downward recursion. Large ones: error
-    function, then upward. T. Helgaker, P. Jørgensen, J. Olsen, Molecular Electronic-Structure Theory,
-    sections 9.8.2 and 9.8.3.
+    The highest order is a Taylor series about the nearest point of a table, since F_n' = -F_(n+1), and
+    beyond the table Γ(n + 1/2) / 2 x^(n + 1/2), whose complement is below 1e-38 there. The lower ones
+    follow by the stable downward recursion. T. Helgaker, P. Jørgensen, J. Olsen, Molecular
+    Electronic-Structure Theory, sections 9.8.2 and 9.8.3.
     """
     result = x.new_empty(n_max + 1, len(x))
-    near = x < SERIES_BELOW
-    result[:, near] = _boys_downward(x[near], n_max)
-    result[:, ~near] = _boys_upward(x[~near], n_max)
+    table = _taylor_table(n_max, x.dtype, x.device)
+    for part, values in zip(x.split(BOYS_CHUNK), result.split(BOYS_CHUNK, 1), strict=True):
+        _highest_order(part, n_max, table, values[-1])
+        decay, twice = torch.exp(-part), 2.0 * part
+        for n in range(n_max - 1, -1, -1):
+            torch.addcmul(decay, twice, values[n + 1], out=values[n]).mul_(1.0 / (2 * n + 1))
     return result
 
 
-def _boys_downward(x: Tensor, n_max: int) -> Tensor:
+def _highest_order(x: Tensor, n_max: int, table: Tensor, out: Tensor) -> None:
+    """Write F_n_max to ``out`` (n,)."""
+    inside = x.clamp(max=TABLE_END)
+    place = (inside * TABLE_STEPS).round_()
+    terms = table.index_select(0, place.to(torch.int64))
+    offset = torch.add(inside, place, alpha=-1.0 / TABLE_STEPS)
+    value = terms[:, -1]
+    for k in range(TAYLOR_TERMS - 2, 0, -1):
+        value = torch.addcmul(terms[:, k], value, offset)
+    torch.addcmul(terms[:, 0], value, offset, out=out)
+    far = x > TABLE_END
+    if bool(far.any()):
+        inverse = 1.0 / x.clamp(min=TABLE_END)
+        value = torch.sqrt(inverse).mul_(0.5 * math.gamma(n_max + 0.5))
+        for _ in range(n_max):
+            value.mul_(inverse)
+        out.copy_(torch.where(far, value, out))
+
+
+@lru_cache
+def _taylor_table(n_max: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return ``(-1)^k F_(n_max + k)(x) / k!`` of all points x of the table, (n_points, TAYLOR_TERMS)."""
+    x = torch.arange(int(TABLE_END) * TABLE_STEPS + 1, dtype=torch.float64) / TABLE_STEPS
     decay = torch.exp(-x)
+    order = 2 * (n_max + TAYLOR_TERMS) - 1
     # e^x F_n = Σ_k (2x)^k / [(2n+1)(2n+3)…(2n+2k+1)]: positive terms, no cancellation
-    term = torch.full_like(x, 1.0 / (2 * n_max + 1))
-    total = term.clone()
-    largest, order = 1.0, 2 * n_max + 1
-    while largest > 1.0e-17:
-        order += 2
-        largest *= 2.0 * SERIES_BELOW / order
-        term = term * (2.0 * x / order)
+    term = torch.full_like(x, 1.0 / order)
+    total = torch.zeros_like(x)
+    while bool((term > 1.0e-17 * total).any()):
         total += term
+        order += 2
+        term *= 2.0 * x / order
     values = [total * decay]
-    for n in range(n_max - 1, -1, -1):
+    for n in range(n_max + TAYLOR_TERMS - 2, n_max - 1, -1):
         values.append((2.0 * x * values[-1] + decay) / (2 * n + 1))
-    return torch.stack(values[::-1])
-
-
-def _boys_upward(x: Tensor, n_max: int) -> Tensor:
-    decay = torch.exp(-x)
-    root = torch.sqrt(x)
-    values = [0.5 * math.sqrt(math.pi) * torch.erf(root) / root]
-    for n in range(n_max):
-        values.append(((2 * n + 1) * values[-1] - decay) / (2.0 * x))
-    return torch.stack(values)
+    columns = [value * (-1) ** k / math.factorial(k) for k, value in enumerate(reversed(values))]
+    return torch.stack(columns, 1).to(dtype=dtype, device=device)
 
 
 def kernel_values(squared: Tensor, smearing_width: float, n_max: int) -> Tensor:
@@ -75,15 +98,18 @@ class _Kernels(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, squared: Tensor, smearing_width: float, n_max: int) -> Tensor:
-        ctx.save_for_backward(squared)
+        # one order more costs a tenth, a second evaluation for the first derivative all of it
+        raised = kernel_values(squared, smearing_width, n_max + ctx.needs_input_grad[0])
+        ctx.save_for_backward(squared, raised)
         ctx.smearing_width, ctx.n_max = smearing_width, n_max
-        return kernel_values(squared, smearing_width, n_max)
+        return raised[: n_max + 1]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (squared,) = ctx.saved_tensors
-        raised = kernels(squared, ctx.smearing_width, ctx.n_max + 1)[1:]
-        return 0.5 * (gradient * raised).sum(0), None, None
+        squared, raised = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            raised = kernels(squared, ctx.smearing_width, ctx.n_max + 1)
+        return 0.5 * (gradient * raised[1:]).sum(0), None, None
 
 
 def kernels(squared: Tensor, smearing_width: float, n_max: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pairs of open structures: the list and the chunked sum are the same function, to second order."""
+"""Pairs of open structures: list, matrices and chunks are the same function, to second order."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
-from lsf.electrostatics import dispatch, open_pairs
+from lsf.electrostatics import dispatch, open_matrices, open_pairs
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
+from lsf.electrostatics.realspace import open_energy
 
 OPEN = (False, False, False)
 
@@ -21,26 +22,32 @@ def cluster(n_atoms: int, degree: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return structure.coefficients, structure.positions
 
 
+SUMS = {"matrices": open_matrices.open_matrix_energy, "chunks": open_pairs.open_pair_energy}
+
+
+@pytest.mark.parametrize("way", ["matrices", "chunks"])
 @pytest.mark.parametrize("degree", [0, 1, 2])
-def test_chunks_equal_the_list(degree: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_ways_equal_the_list(degree: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     structure = random_structure(1, 30, torch.zeros(3, 3).numpy(), OPEN, degree)
     settings = Electrostatics(boundary="realspace", multipoles_max_l=degree, backend="direct")
     listed = derivatives(structure, settings)
     monkeypatch.setattr(dispatch, "LISTED_ATOMS", 1)
+    monkeypatch.setattr(dispatch, "MATRIX_ATOMS", 1 if way == "chunks" else 1000)
     monkeypatch.setattr(open_pairs, "CHUNK_ELEMENTS", 100)
     for found, expected in zip(derivatives(structure, settings), listed, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("way", ["matrices", "chunks"])
 @pytest.mark.parametrize("degree", [0, 1, 2])
-def test_chunks_differentiate_twice(degree: int) -> None:
+def test_sums_differentiate_twice(degree: int, way: str) -> None:
     """Two structures of unequal size in one block, a third that is not open."""
     coefficients, positions = (values.requires_grad_() for values in cluster(9, degree))
     batch = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2])
     is_open = torch.tensor([True, True, False])
 
     def function(coefficients: Tensor, positions: Tensor) -> Tensor:
-        return open_pairs.open_pair_energy(coefficients, positions, batch, is_open, 1.2)
+        return SUMS[way](coefficients, positions, batch, is_open, 1.2)
 
     assert float(function(coefficients, positions)[2].detach()) == 0.0
     assert gradcheck(function, (coefficients, positions), atol=1e-6, fast_mode=True)
@@ -48,7 +55,8 @@ def test_chunks_differentiate_twice(degree: int) -> None:
 
 
 def test_large_and_small_clusters_share_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "LISTED_ATOMS", 6)
+    monkeypatch.setattr(dispatch, "LISTED_ATOMS", 4)
+    monkeypatch.setattr(dispatch, "MATRIX_ATOMS", 7)
     settings = Electrostatics(boundary="realspace", backend="direct")
     structures = [
         random_structure(s, n, torch.zeros(3, 3).numpy(), OPEN, 1) for s, n in enumerate((4, 9, 1, 7))
@@ -57,6 +65,19 @@ def test_large_and_small_clusters_share_a_batch(monkeypatch: pytest.MonkeyPatch)
     found = coulomb_energy(coefficients, positions, cells, batch, plan, settings)
     alone = torch.stack([energy(structure, settings) for structure in structures])
     torch.testing.assert_close(found, alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", ["matrices", "chunks"])
+def test_far_from_the_origin_and_nearly_coincident(way: str) -> None:
+    """Matrices take differences of products: nothing may be lost where these cancel."""
+    coefficients, positions = cluster(6, 2)
+    positions[1] = positions[0] + 1e-7
+    batch, is_open = torch.zeros(6, dtype=torch.int64), torch.ones(1, dtype=torch.bool)
+    pairs = torch.combinations(torch.arange(6)).T
+    expected = open_energy(coefficients, positions, pairs, batch, 1, 0.7)
+    found = SUMS[way](coefficients, positions + 500.0, batch, is_open, 0.7)
+    # coordinates of 500 Å are rounded to 6e-14 Å
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-11)
 
 
 def test_training_on_forces_keeps_no_pairs() -> None:
