@@ -7,16 +7,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.electrostatics import fourier_blocks, kernels, mesh
+from lsf.electrostatics import fourier_blocks, fourier_phases, kernels, mesh
 from lsf.electrostatics.backends import AdjointPair, Arrange
 from lsf.electrostatics.boundary import KIND_OPEN, CoulombPlan
 from lsf.electrostatics.multipoles import monomials
+from lsf.electrostatics.open_matrices import open_matrix_energy
 from lsf.electrostatics.open_pairs import open_pair_energy
 from lsf.electrostatics.realspace import open_energy
 
-LISTED_ATOMS = 300
-"""Open structures up to this size are summed over a list of pairs, which is faster; larger ones in chunks,
-whose memory does not grow with the number of pairs."""
+LISTED_ATOMS = 64
+"""Open structures up to this size are summed over a list of pairs: the fewest calls."""
+
+MATRIX_ATOMS = 400
+"""Those up to this size as matrices over all atoms: the fewest operations. Larger ones in chunks, whose
+memory does not grow with the number of pairs."""
 
 
 class _Part(NamedTuple):
@@ -80,7 +84,18 @@ def arrange(backend: str, fractional: Tensor, batch: Tensor, plan: CoulombPlan) 
 
 def exact_sums(backend: str) -> Arrange:
     """Return what arranges exact sums for the setting ``backend``."""
-    return kernels.arrange_kernel if backend == "kernel" else fourier_blocks.arrange
+    return kernels.arrange_kernel if backend == "kernel" else _arrange_direct
+
+
+def _arrange_direct(
+    fractional: Tensor, batch: Tensor, k_triplets: Tensor, k_batch: Tensor, n_graphs: int
+) -> AdjointPair:
+    """Arrange exact sums of plain tensors: with whole phases where structures are small, else in blocks."""
+    if not capturing():
+        phases = fourier_phases.phase_layout(batch, k_triplets, k_batch, n_graphs)
+        if phases is not None:
+            return fourier_phases.arrange(fractional, phases, len(k_batch))
+    return fourier_blocks.arrange(fractional, batch, k_triplets, k_batch, n_graphs)
 
 
 def open_pairs(
@@ -92,14 +107,22 @@ def open_pairs(
         return kernels.kernel_open_energy(coefficients, positions, batch, is_open, sigma)
     if capturing():
         return open_energy(coefficients, positions, plan.open_pairs, batch, len(plan.kind), sigma)
-    counts = torch.bincount(batch, minlength=len(plan.kind))
-    large = (plan.kind == KIND_OPEN) & (plan.mesh_order == 0) & (counts > LISTED_ATOMS)
-    if not bool(large.any()):
-        return open_energy(coefficients, positions, plan.open_pairs, batch, len(plan.kind), sigma)
-    energy = open_pair_energy(coefficients, positions, batch, large, sigma)
-    listed = plan.open_pairs[:, ~large[batch[plan.open_pairs[0]]]]
-    if listed.shape[1]:
-        energy = energy + open_energy(coefficients, positions, listed, batch, len(plan.kind), sigma)
+    n_graphs = len(plan.kind)
+    counts = torch.bincount(batch, minlength=n_graphs)
+    paired = (plan.kind == KIND_OPEN) & (plan.mesh_order == 0)
+    if not bool((paired & (counts > LISTED_ATOMS)).any()):
+        return open_energy(coefficients, positions, plan.open_pairs, batch, n_graphs, sigma)
+    listed, large = counts <= LISTED_ATOMS, counts > MATRIX_ATOMS
+    energy = coefficients.new_zeros(n_graphs)
+    pairs = plan.open_pairs[:, listed[batch[plan.open_pairs[0]]]]
+    if pairs.shape[1]:
+        energy = energy + open_energy(coefficients, positions, pairs, batch, n_graphs, sigma)
+    for chosen, summed in (
+        (paired & ~listed & ~large, open_matrix_energy),
+        (paired & large, open_pair_energy),
+    ):
+        if bool(chosen.any()):
+            energy = energy + summed(coefficients, positions, batch, chosen, sigma)
     return energy
 
 

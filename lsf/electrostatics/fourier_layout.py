@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import weakref
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Final, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -61,35 +63,35 @@ class Block(NamedTuple):
     groups: tuple[Group, ...]
 
 
-class _Known(NamedTuple):
-    """A remembered layout and what it was made for."""
-
-    batch: weakref.ref[Tensor]
-    key: tuple[int, int, int]
-    blocks: tuple[Block, ...]
+Layout = TypeVar("Layout")
+MakeLayout = Callable[[Tensor, Tensor, Tensor, int], Layout]
 
 
-_known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+def remembered(make: MakeLayout[Layout]) -> MakeLayout[Layout]:
+    """Keep what ``make`` returned for as long as the same lists are in use and unchanged."""
+    known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+
+    @wraps(make)
+    def find(batch: Tensor, k_triplets: Tensor, k_batch: Tensor, n_graphs: int) -> Layout:
+        if torch.compiler.is_compiling():
+            return make(batch, k_triplets, k_batch, n_graphs)
+        key = (batch._version, k_triplets._version, n_graphs)
+        owner, known_key, found = known.get(k_triplets, (None, None, None))
+        if owner is None or owner() is not batch or known_key != key:
+            found = make(batch, k_triplets, k_batch, n_graphs)
+            known[k_triplets] = (weakref.ref(batch), key, found)
+        return cast(Layout, found)
+
+    return find
 
 
+@remembered
 def layout(batch: Tensor, k_triplets: Tensor, k_batch: Tensor, n_graphs: int) -> tuple[Block, ...]:
     """Return one block when padding wastes little, otherwise one per class of similar sizes.
 
     ``batch`` (n_atoms,), ascending; ``k_triplets`` (n_k, 3) in a half space h >= 0 and ``k_batch`` (n_k,), in
     any order; structures without wave vectors are left out. All int64.
     """
-    if torch.compiler.is_compiling():
-        return _layout(batch, k_triplets, k_batch, n_graphs)
-    key = (batch._version, k_triplets._version, n_graphs)
-    known = _known.get(k_triplets)
-    if known is not None and known.batch() is batch and known.key == key:
-        return known.blocks  # type: ignore[no-any-return]
-    blocks = _layout(batch, k_triplets, k_batch, n_graphs)
-    _known[k_triplets] = _Known(weakref.ref(batch), key, blocks)
-    return blocks
-
-
-def _layout(batch: Tensor, k_triplets: Tensor, k_batch: Tensor, n_graphs: int) -> tuple[Block, ...]:
     counts = torch.bincount(batch, minlength=n_graphs)
     bounds = torch.zeros(n_graphs, 3, dtype=torch.int64, device=batch.device)
     bounds = bounds.scatter_reduce(0, k_batch[:, None].expand(-1, 3), k_triplets.abs(), "amax")

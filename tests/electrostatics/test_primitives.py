@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from lsf.electrostatics import fourier_blocks, fourier_layout
+from lsf.electrostatics import fourier_blocks, fourier_layout, fourier_phases
+from lsf.electrostatics.backends import AdjointPair, Arrange
 from lsf.electrostatics.boundary import CoulombPlan
 from lsf.electrostatics.fourier import fourier_gather, fourier_sum
-from lsf.electrostatics.fourier_blocks import arrange
 from lsf.electrostatics.lattice import invert
 from lsf.electrostatics.layer import LayerGrid, layer_gather, layer_grid, layer_sum
 from lsf.electrostatics.multipoles import monomials
@@ -22,6 +22,17 @@ from lsf.electrostatics.realspace import boys, kernels
 TRIPLETS = torch.tensor([[0, 0, 1], [0, 0, 2], [1, -2, 0], [2, 1, -3], [1, 0, -1], [0, 1, 0], [3, 0, 2]])
 K_BATCH = torch.tensor([0, 0, 0, 0, 2, 2, 2])
 BATCH = torch.tensor([0, 0, 0, 1, 2, 2])
+
+
+def arrange_phases(
+    fractional: Tensor, batch: Tensor, k_triplets: Tensor, k_batch: Tensor, n_graphs: int
+) -> AdjointPair:
+    layout = fourier_phases.phase_layout(batch, k_triplets, k_batch, n_graphs)
+    assert layout is not None
+    return fourier_phases.arrange(fractional, layout, len(k_batch))
+
+
+WAYS = pytest.mark.parametrize("arrange", [fourier_blocks.arrange, arrange_phases], ids=["blocks", "phases"])
 
 
 def random(seed: int, *shape: int) -> Tensor:
@@ -45,16 +56,18 @@ def direct_sum(fractional: Tensor, moments: Tensor, degree: int) -> Tensor:
     return torch.view_as_real(torch.stack(rows))
 
 
+@WAYS
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
-def test_fourier_sum_is_its_definition(degree: int) -> None:
+def test_fourier_sum_is_its_definition(degree: int, arrange: Arrange) -> None:
     fractional, moments = 3.0 * random(0, 6, 3), random(1, 6, len(monomials(degree)))
     grid = arrange(fractional, BATCH, TRIPLETS, K_BATCH, 3)
     found = fourier_sum(fractional, moments, grid, degree)
     torch.testing.assert_close(found, direct_sum(fractional, moments, degree), rtol=1e-12, atol=1e-10)
 
 
+@WAYS
 @pytest.mark.parametrize("degree", [0, 1, 2])
-def test_fourier_pair_is_adjoint(degree: int) -> None:
+def test_fourier_pair_is_adjoint(degree: int, arrange: Arrange) -> None:
     fractional, moments = 3.0 * random(0, 6, 3), random(1, 6, len(monomials(degree)))
     amplitudes = random(2, len(TRIPLETS), 2)
     grid = arrange(fractional, BATCH, TRIPLETS, K_BATCH, 3)
@@ -63,8 +76,9 @@ def test_fourier_pair_is_adjoint(degree: int) -> None:
     torch.testing.assert_close(forward, backward, rtol=1e-12, atol=1e-12)
 
 
+@WAYS
 @pytest.mark.parametrize("degree", [0, 1])
-def test_fourier_pair_differentiates_twice(degree: int) -> None:
+def test_fourier_pair_differentiates_twice(degree: int, arrange: Arrange) -> None:
     def total(fractional: Tensor, moments: Tensor) -> Tensor:
         grid = arrange(fractional, BATCH, TRIPLETS, K_BATCH, 3)
         return fourier_sum(fractional, moments, grid, degree)
@@ -95,7 +109,7 @@ def test_size_classes_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch)
     moments, amplitudes = random(1, len(batch), 4), random(2, len(k_batch), 2)
 
     def both(triplets: Tensor) -> tuple[int, Tensor, Tensor]:
-        grid = arrange(fractional, batch, triplets, k_batch, 4)
+        grid = fourier_blocks.arrange(fractional, batch, triplets, k_batch, 4)
         return (
             len(grid.blocks),
             fourier_sum(fractional, moments, grid, 1),
@@ -113,6 +127,31 @@ def test_size_classes_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch)
     assert n_classes > 1
     # sums of 1e4 terms up to 1e2 in another order
     torch.testing.assert_close(split, whole, rtol=1e-12, atol=1e-9)
+
+
+def test_one_structure_and_many_have_the_same_phases() -> None:
+    fractional, triplets = 3.0 * random(0, 4, 3), TRIPLETS[:4]
+    moments, amplitudes = random(1, 4, 10), random(2, 4, 2)
+    alone = (torch.zeros(4, dtype=torch.int64), triplets, torch.zeros(4, dtype=torch.int64), 1)
+    empty = (alone[0] + 1, triplets, alone[2] + 1, 3)  # in the middle of two structures without anything
+    for kept in (2, 4):  # degrees: odd and even powers of the highest wave vector
+        pairs = [arrange_phases(fractional, *arguments) for arguments in (alone, empty)]
+        columns = len(monomials(kept))
+        sums = [pair.sum(random(3, 4, columns), kept) for pair in pairs]
+        torch.testing.assert_close(*sums, rtol=1e-14, atol=1e-12)
+        gathered = [pair.gather(amplitudes, kept) for pair in pairs]
+        torch.testing.assert_close(*gathered, rtol=1e-14, atol=1e-12)
+    exact = fourier_blocks.arrange(fractional, *alone)
+    torch.testing.assert_close(pairs[0].sum(moments, 2), exact.sum(moments, 2), rtol=1e-12, atol=1e-9)
+
+
+def test_large_and_uneven_batches_are_left_to_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (BATCH, TRIPLETS.clone(), K_BATCH, 3)
+    monkeypatch.setattr(fourier_phases, "STRUCTURE_TERMS", 11)  # the largest structures have 3 x 4 terms
+    assert fourier_phases.phase_layout(*arguments) is None
+    monkeypatch.setattr(fourier_phases, "STRUCTURE_TERMS", 12)
+    monkeypatch.setattr(fourier_phases, "BATCH_TERMS", 23)  # two structures have wave vectors
+    assert fourier_phases.phase_layout(BATCH, TRIPLETS.clone(), K_BATCH, 3) is None
 
 
 def layer_plan() -> tuple[CoulombPlan, LayerGrid]:
