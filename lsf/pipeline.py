@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import logging.handlers
+import math
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +18,13 @@ from rich.console import Console
 from rich.markup import escape
 
 import lsf
+from lsf.data.lazy import LazyGraphs
 from lsf.data.loader import DataSplits, load_data
 from lsf.data.statistics import count_table
 from lsf.errors import LsfError
 from lsf.export.package import save_model
 from lsf.files import replacing
+from lsf.identity import differences, identity_of
 from lsf.models.build import build_model
 from lsf.models.inputs import check_charge_range
 from lsf.recipe import Recipe
@@ -56,6 +58,9 @@ PARITY: Final = (
     "polarizability",
 )
 """Quantities with a panel in the parity plots, where they are labelled."""
+
+PARITY_FRAMES: Final = 2000
+"""Frames of a set that parity plots show at most; of larger sets every second, third, … one."""
 
 LOG_LINES: Final = 10_000
 """Lines kept until the run folder exists."""
@@ -102,12 +107,10 @@ def run_recipe(
     recipe.
     """
     recipe = resolve(path, overrides)
-    device = device_of_process(torch.device(pick_device(recipe.device)))
     if not is_main_process():
         console, handlers, observers = Console(quiet=True), (), ()
     folder = Path(out) if out is not None else RUNS / recipe.name
-    text = resolved_toml(recipe)
-    _claim(folder, text, fresh)
+    _claim(folder, recipe, fresh)
     with _logging(console, handlers) as log, tracking(recipe, folder) as trackers:
         splits = load_data(recipe, log)
         for observer in observers:
@@ -116,39 +119,54 @@ def run_recipe(
         _print_plan(recipe, splits, model, console)
         if is_main_process():
             with replacing(folder / RESOLVED) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_text(resolved_toml(recipe), encoding="utf-8")
             _log_to(log, folder / "log.txt", fresh)
-
         for tracker in trackers:
             tracker.begin(model)
-
-        def save(trained: Any, file: Path, extra: Mapping[str, str]) -> None:
-            save_model(trained, file, recipe, splits.facts, extra)
-
         with _resumable(folder), threads_for(_atoms_per_batch(recipe, splits), log):
-            with world_of(device) as world:
-                result = train(
-                    recipe,
-                    model.to(device),
-                    splits,
-                    folder,
-                    log,
-                    save=save,
-                    resolved_recipe=text,
-                    console=console,
-                    resume=not fresh,
-                    observers=(*observers, *trackers),
-                    world=world,
-                )
+            told: list[Observer] = [*observers, *trackers]
+            result = _train(recipe, splits, model, folder, log, console, fresh, told)
             report = folder / REPORT
             if is_main_process():
-                report = _report(recipe, splits, folder, result, text, console)
+                report = _report(recipe, splits, folder, result, console)
     return RunResult(folder, result.model_file, report, result)
 
 
+def _train(
+    recipe: Recipe,
+    splits: DataSplits,
+    model: LocalSourceModel,
+    folder: Path,
+    log: logging.Logger,
+    console: Console,
+    fresh: bool,
+    observers: Sequence[Observer],
+) -> TrainResult:
+    """Train on this process's device, together with the others torchrun has started."""
+
+    def save(trained: Any, file: Path, extra: Mapping[str, str]) -> None:
+        save_model(trained, file, recipe, splits.facts, extra)
+
+    device = device_of_process(torch.device(pick_device(recipe.device)))
+    with world_of(device) as world:
+        return train(
+            recipe,
+            model.to(device),
+            splits,
+            folder,
+            log,
+            save=save,
+            identity=identity_of(recipe),
+            console=console,
+            resume=not fresh,
+            observers=observers,
+            world=world,
+        )
+
+
 def _atoms_per_batch(recipe: Recipe, splits: DataSplits) -> float:
-    atoms = sum(int(graph.num_nodes) for graph in splits.train)
-    return atoms / len(splits.train) * recipe.training.batch_size
+    train = splits.counts[0]
+    return train.atoms / train.frames * recipe.training.batch_size
 
 
 @contextmanager
@@ -166,46 +184,42 @@ def _resumable(folder: Path) -> Iterator[None]:
 
 def _data_record(splits: DataSplits) -> Record:
     """Return how much there is: frames, atoms, labelled numbers and frames that have a label, by split."""
-    graphs = {"train": splits.train, "valid": splits.valid, **splits.tests}
-    counts = {
-        count.split: {
-            "frames": count.frames,
-            "atoms": count.atoms,
-            "labels": count.labels,
-            "labelled_frames": {
-                name: sum(bool((graph[f"weight_{name}"] > 0.0).any()) for graph in graphs[count.split])
-                for name in count.labels
-            },
-        }
-        for count in splits.counts
-    }
+    counts = {count.split: attrs.asdict(count) for count in splits.counts}
+    for count in counts.values():
+        del count["split"]
     return {"kind": "data", "splits": counts}
 
 
-def _claim(folder: Path, text: str, fresh: bool) -> None:
-    """Refuse a folder that holds a run of another recipe."""
+def other_settings(folder: Path, recipe: Recipe) -> list[str]:
+    """Return how the recipe of the run in a folder differs from this one; empty where no run is there."""
     stored = folder / RESOLVED
-    if fresh or not stored.is_file() or stored.read_text(encoding="utf-8") == text:
-        return
-    raise LsfError(
-        f"{folder} holds a run of another recipe (see {stored}): give another folder with --out, "
-        "or start anew there with --fresh, which overwrites it"
-    )
+    return differences(stored.read_text(encoding="utf-8"), recipe) if stored.is_file() else []
+
+
+def _claim(folder: Path, recipe: Recipe, fresh: bool) -> None:
+    """Refuse a folder that holds a run of another recipe."""
+    found = [] if fresh else other_settings(folder, recipe)
+    if found:
+        listed = "".join(f"\n  - {item}" for item in found)
+        raise LsfError(
+            f"{folder} holds a run of another recipe: give another folder with --out, "
+            f"or start anew there with --fresh, which overwrites it{listed}"
+        )
 
 
 def _prepare(recipe: Recipe, splits: DataSplits, log: logging.Logger) -> LocalSourceModel:
     check_labels(recipe, splits.train)
     model = build_model(recipe, splits.facts)
-    every = itertools.chain(splits.train, splits.valid, *splits.tests.values())
-    check_charge_range(recipe.model.options, list(every))
+    for graphs in (splits.train, splits.valid, *splits.tests.values()):
+        check_charge_range(
+            recipe.model.options, graphs.extremes() if isinstance(graphs, LazyGraphs) else graphs
+        )
     size = sum(parameter.numel() for parameter in model.parameters())
     log.info("%s with %d parameters, %s", recipe.model.use, size, recipe.dtype)
     return model
 
 
-def _report(
-    recipe: Recipe, splits: DataSplits, folder: Path, result: TrainResult, text: str, console: Console
-) -> Path:
+def _report(recipe: Recipe, splits: DataSplits, folder: Path, result: TrainResult, console: Console) -> Path:
     """Print the errors, write the report and return its page."""
     brief = brief_table(recipe.training.error_table, result.metrics, splits.tests, result.table.title)
     console.print(rich_table(brief))
@@ -217,9 +231,11 @@ def _report(
     parity: dict[str, Any] = {}
     for name, graphs in (("valid", splits.valid), *splits.tests.items()):
         if graphs:
-            pairs = labelled_pairs(result.model, graphs, batch_size, PARITY)
+            shown = graphs[:: math.ceil(len(graphs) / PARITY_FRAMES)]
+            pairs = labelled_pairs(result.model, shown, batch_size, PARITY)
             parity[name] = {key: (pair.target.numpy(), pair.predicted.numpy()) for key, pair in pairs.items()}
     versions = {"lsf": lsf.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    text = resolved_toml(recipe)
     report = write_report(folder / REPORT, recipe.name, result.history, parity, tables, text, versions)
     _print_files(result, report, console)
     return report

@@ -222,7 +222,7 @@ def test_a_finished_run_says_so_and_is_not_trained_again(inputs, tmp_path):
 def test_another_recipe_in_the_same_folder_is_refused(inputs, tmp_path):
     run(inputs / "tiny.toml", tmp_path / "run")
     before = (tmp_path / "run" / "tiny.safetensors").read_bytes()
-    with pytest.raises(LsfError, match=r"holds a run of another recipe .*--out, or start anew .*--fresh"):
+    with pytest.raises(LsfError, match=r"holds a run of another recipe: .*--out, or start anew .*--fresh"):
         run(inputs / "tiny.toml", tmp_path / "run", "seed=2")
     assert (tmp_path / "run" / "tiny.safetensors").read_bytes() == before
     other = run(inputs / "tiny.toml", tmp_path / "run", "seed=2", fresh=True)

@@ -71,8 +71,7 @@ def save_recipe(translation: Translation) -> Path:
 def run_translated(translation: Translation, path: Path) -> None:
     """Train as the saved recipe says, with files and log lines where and as they used to be."""
     from lsf.compat.outputs import OldOutputs, log_handlers
-    from lsf.pipeline import RESOLVED, run_recipe
-    from lsf.recipe_io import resolved_toml
+    from lsf.pipeline import other_settings, run_recipe
     from lsf.resolve import resolve
 
     try:
@@ -81,11 +80,12 @@ def run_translated(translation: Translation, path: Path) -> None:
         raise _with_cpu_hint(translation.explained(error)) from None
     folder = work_folder(translation) / "runs" / translation.tag
     fresh = not translation.flags["restart_latest"]
-    stored = folder / RESOLVED
-    if not fresh and stored.is_file() and stored.read_text(encoding="utf-8") != resolved_toml(recipe):
+    found = [] if fresh else other_settings(folder, recipe)
+    if found:
+        listed = "".join(f"\n  - {item}" for item in found)
         raise LsfError(
-            f"{folder} holds a run of the same name and seed with other settings (see {stored}): give "
-            "another --name, --seed or --work_dir, or start anew with --no-restart_latest, overwriting it"
+            f"{folder} holds a run of the same name and seed with other settings: give another --name, "
+            f"--seed or --work_dir, or start anew with --no-restart_latest, overwriting it{listed}"
         )
     if not _is_first_process():
         run_recipe(path, (), folder, fresh, terminal())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -44,9 +45,8 @@ def average_energies(frames: Sequence[Frame], species: Sequence[int]) -> AtomicE
     Where the compositions do not fix every E0 (all frames are H₂O, say) the solution of smallest norm is
     taken, and a warning names the elements.
     """
-    used = _with_energy(frames)
-    counts, energies = _compositions(used, species)
-    if not used:
+    counts, energies = _compositions(frames, species)
+    if not len(energies):
         warning = "no training frame has an energy: all atomic energies are 0"
         return AtomicEnergies(dict.fromkeys(species, 0.0), [], [warning])
     solution, _, rank, _ = np.linalg.lstsq(counts, energies, rcond=None)
@@ -54,8 +54,9 @@ def average_energies(frames: Sequence[Frame], species: Sequence[int]) -> AtomicE
     if rank < len(species):
         free = ", ".join(chemical_symbols[species[place]] for place in _undetermined(counts))
         warnings.append(
-            f"the compositions of the {len(used)} frames with an energy do not fix the atomic energies of "
-            f"{free}: the solution of smallest norm is taken, which is right for these compositions only"
+            f"the compositions of the {len(energies)} frames with an energy do not fix the atomic "
+            f"energies of {free}: the solution of smallest norm is taken, which is right for these "
+            "compositions only"
         )
     return AtomicEnergies(dict(zip(species, map(float, solution), strict=True)), [], warnings)
 
@@ -65,7 +66,7 @@ def robust_energies(frames: Sequence[Frame], species: Sequence[int], rounds: int
 
     Iteratively reweighted least squares on energies per atom; only for judging energies.
     """
-    counts, energies = _compositions(_with_energy(frames), species)
+    counts, energies = _compositions(frames, species)
     if not len(energies):
         return dict.fromkeys(species, 0.0)
     n_atoms = counts.sum(axis=1)
@@ -147,27 +148,28 @@ def energies_from_file(path: Path, species: Sequence[int]) -> AtomicEnergies:
     return given_energies(table, species, shown_path(path))
 
 
-def _with_energy(frames: Sequence[Frame]) -> list[Frame]:
-    return [
-        frame
-        for frame in frames
-        if "energy" in frame.values and np.isfinite(frame.values["energy"]) and frame.weights["energy"] > 0.0
-    ]
-
-
 def _compositions(
-    frames: Sequence[Frame], species: Sequence[int]
+    frames: Iterable[Frame], species: Sequence[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the number of atoms of each element, (n_frames, n_species), and the energies."""
+    """Return the number of atoms of each element and the energies of the frames that have one.
+
+    Shapes (n_used, n_species) and (n_used,). Frames may be read one by one: none is kept.
+    """
     known = np.asarray(species)
-    counts = np.array([(frame.numbers[:, None] == known).sum(axis=0) for frame in frames], dtype=np.float64)
-    energies = np.array([float(frame.values["energy"]) for frame in frames])
-    return counts.reshape(-1, len(species)), energies
+    energies = array("d")
+    counts = array("d")
+    for frame in frames:
+        energy = frame.values.get("energy")
+        if energy is not None and np.isfinite(energy) and frame.weights["energy"] > 0.0:
+            energies.append(float(energy))
+            counts.extend((frame.numbers[:, None] == known).sum(axis=0).tolist())
+    return np.array(counts).reshape(-1, len(species)), np.array(energies)
 
 
 def _undetermined(counts: NDArray[np.float64]) -> list[int]:
     """Return the columns that a vector of the null space touches."""
-    _, sizes, right = np.linalg.svd(counts)
+    # the triangular factor has the same null space, and the other one would be (n_frames, n_frames)
+    _, sizes, right = np.linalg.svd(np.linalg.qr(counts, mode="r"))
     rank = int((sizes > sizes.max() * max(counts.shape) * np.finfo(float).eps).sum())
     return [int(place) for place in np.flatnonzero(np.abs(right[rank:]).max(axis=0) > 1.0e-8)]
 

@@ -6,6 +6,7 @@ Each check takes frames and returns all problems, so that a caller can collect a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -119,20 +120,23 @@ def dipole_weight_problems(frames: Iterable[Frame], checks: Checks) -> list[Prob
     ]
 
 
-def dipole_warnings(split: str, frames: Sequence[Frame]) -> list[str]:
+def dipole_warnings(split: str, frames: Iterable[Frame]) -> list[str]:
     """Return remarks on dipoles that count nowhere, or along directions where they are many-valued."""
-    labelled = [frame for frame in frames if "dipole" in frame.values]
-    silent = sum(not frame.has_dipole_weight and bool(frame.pbc.all()) for frame in labelled)
-    doubtful = sum(bool((frame.weights["dipole"] > 0.0)[frame.pbc].any()) for frame in labelled)
+    labelled = silent = doubtful = 0
+    for frame in frames:
+        if "dipole" in frame.values:
+            labelled += 1
+            silent += not frame.has_dipole_weight and bool(frame.pbc.all())
+            doubtful += bool((frame.weights["dipole"] > 0.0)[frame.pbc].any())
     warnings = []
     if silent:
         warnings.append(
-            f"{split}: the dipoles of {silent} of {len(labelled)} frames are not used: a fully periodic "
+            f"{split}: the dipoles of {silent} of {labelled} frames are not used: a fully periodic "
             "frame without config_dipole_weight has no direction along which its dipole has one value"
         )
     if doubtful:
         warnings.append(
-            f"{split}: {doubtful} of {len(labelled)} frames give weight to a dipole along a periodic "
+            f"{split}: {doubtful} of {labelled} frames give weight to a dipole along a periodic "
             "direction, where it is defined up to a charge times a lattice vector"
         )
     return warnings
@@ -231,12 +235,18 @@ def duplicate_problems(splits: Mapping[str, Sequence[Frame]], checks: Checks) ->
     """
     if checks.allow_duplicates:
         return []
+    repeated = _repeated(splits)
+    if not repeated:
+        return []
     tests = set(splits) - {"train", "valid"}
     seen: dict[bytes, list[tuple[str, Frame]]] = {}
     problems = []
     for split, frames in splits.items():
         for frame in frames:
-            earlier = seen.setdefault(_fingerprint(frame), [])
+            fingerprint = _fingerprint(frame)
+            if _digest(fingerprint) not in repeated:
+                continue
+            earlier = seen.setdefault(fingerprint, [])
             clash = next(
                 (item for item in earlier if not (split != item[0] and {split, item[0]} <= tests)), None
             )
@@ -247,6 +257,17 @@ def duplicate_problems(splits: Mapping[str, Sequence[Frame]], checks: Checks) ->
                 problems.append(Problem(where, "duplicate", found, "every structure once", hint))
             earlier.append((split, frame))
     return problems
+
+
+def _repeated(splits: Mapping[str, Sequence[Frame]]) -> frozenset[int]:
+    """Return the digests that more than one frame has; eight bytes a frame are in memory, not its content."""
+    every = (_digest(_fingerprint(frame)) for frames in splits.values() for frame in frames)
+    digests, counts = np.unique(np.fromiter(every, dtype=np.int64), return_counts=True)
+    return frozenset(digests[counts > 1].tolist())
+
+
+def _digest(fingerprint: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(fingerprint, digest_size=8).digest(), "big", signed=True)
 
 
 def species_problems(frames: Iterable[Frame], species: Collection[int]) -> list[Problem]:

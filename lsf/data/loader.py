@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,18 +19,14 @@ from lsf.data.build import boundary_problem, build_graph, share_lists
 from lsf.data.charges import FormalCharges, charges_of
 from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
+from lsf.data.lazy import LazyGraphs
 from lsf.data.net_charge import net_charge_warnings
 from lsf.data.potentials import add_reference_potentials, trains_on_potentials
 from lsf.data.read import TITLE, Reading, limited, read_file, shown_path
-from lsf.data.shards import INDEX, is_shard_folder, read_shards
-from lsf.data.statistics import (
-    DataFacts,
-    SplitCounts,
-    average_neighbors,
-    count_split,
-    label_scales,
-    provenance_of,
-)
+from lsf.data.shard_frames import ShardFrames, changed_frames, chosen_frames, read_shards
+from lsf.data.shards import INDEX, is_shard_folder
+from lsf.data.statistics import DataFacts, SplitCounts, Survey, provenance_of
+from lsf.electrostatics.boundary import Electrostatics
 from lsf.errors import BoundaryError, DataError, Problem
 
 if TYPE_CHECKING:
@@ -37,7 +35,10 @@ if TYPE_CHECKING:
 TRAIN: Final = "train"
 VALID: Final = "valid"
 
-Frames = dict[str, list[Frame]]
+PORTION: Final = 256
+"""Frames of shards that are checked together."""
+
+Frames = dict[str, Sequence[Frame]]
 """Frames by split."""
 
 
@@ -45,9 +46,9 @@ Frames = dict[str, list[Frame]]
 class DataSplits:
     """Everything a training run needs to know about its data."""
 
-    train: list[AtomGraph]
-    valid: list[AtomGraph]
-    tests: dict[str, list[AtomGraph]]
+    train: Sequence[AtomGraph]
+    valid: Sequence[AtomGraph]
+    tests: dict[str, Sequence[AtomGraph]]
     facts: DataFacts
     counts: tuple[SplitCounts, ...]
 
@@ -77,14 +78,14 @@ def load_data(recipe: Recipe, log: logging.Logger) -> DataSplits:
     paths = _paths(recipe)
     readings = _read(recipe, paths, findings)
     frames: Frames = {
-        split: [checks.tolerated(frame, recipe.data.checks, _max_l(recipe)) for frame in reading.frames]
+        split: changed_frames(
+            reading.frames, partial(checks.tolerated, checks=recipe.data.checks, max_l=_max_l(recipe))
+        )
         for split, reading in readings.items()
     }
     if not frames[TRAIN]:
         findings.stop_if_any(log)
-    isolated = [frame for frame in frames[TRAIN] if atomic_energies.is_isolated_atom(frame)]
-    if not recipe.data.keep_isolated_atoms:
-        frames[TRAIN] = [frame for frame in frames[TRAIN] if not atomic_energies.is_isolated_atom(frame)]
+    isolated = _isolated_atoms(recipe, frames)
     _split_off_validation(recipe, frames)
     if not frames[TRAIN]:
         expected = "at least one frame left for training"
@@ -92,15 +93,26 @@ def load_data(recipe: Recipe, log: logging.Logger) -> DataSplits:
         findings.problems.append(Problem(readings[TRAIN].source, "train", found, expected))
         findings.stop_if_any(log)
     energies = _check(recipe, frames, isolated, findings)
-    graphs = _build(recipe, frames, findings)
+    graphs, surveys = _build(recipe, frames, energies, findings, log)
     findings.stop_if_any(log)
-    if trains_on_potentials(recipe):
-        _derive_potentials(recipe, graphs, log)
-    counts = tuple(count_split(split, graphs[split]) for split in graphs)
-    facts = _facts(paths, graphs, counts, energies)
+    counts = tuple(survey.counts(split) for split, survey in surveys.items())
+    facts = _facts(paths, surveys[TRAIN], counts, energies)
     _report(recipe, frames, facts, log)
     tests = {split: graphs[split] for split in graphs if split not in (TRAIN, VALID)}
     return DataSplits(graphs[TRAIN], graphs[VALID], tests, facts, counts)
+
+
+def _isolated_atoms(recipe: Recipe, frames: Frames) -> list[Frame]:
+    """Return the free atoms among the training frames; take them out where they are not to be trained on."""
+    isolated, others = [], array("q")
+    for place, frame in enumerate(frames[TRAIN]):
+        if atomic_energies.is_isolated_atom(frame):
+            isolated.append(frame)
+        else:
+            others.append(place)
+    if isolated and not recipe.data.keep_isolated_atoms:
+        frames[TRAIN] = chosen_frames(frames[TRAIN], others)
+    return isolated
 
 
 def _max_l(recipe: Recipe) -> int:
@@ -138,7 +150,7 @@ def _read(recipe: Recipe, paths: Mapping[str, str], findings: _Findings) -> dict
             f"{reading.source}: {key} is no weight lsf knows and has no effect"
             for key in reading.unknown_weights
         ]
-    used = {frame.head for frame in readings[TRAIN].frames}
+    used = set(readings[TRAIN].heads)
     if used:
         findings.problems += [
             Problem(
@@ -163,10 +175,11 @@ def _split_off_validation(recipe: Recipe, frames: Frames) -> None:
     n_valid = max(1, round(fraction * len(everything)))
     seed = recipe.seed if recipe.data.valid_seed is None else recipe.data.valid_seed
     generator = torch.Generator().manual_seed(seed)
-    drawn = set(torch.randperm(len(everything), generator=generator)[:n_valid].tolist())
+    drawn = torch.zeros(len(everything), dtype=torch.bool)
+    drawn[torch.randperm(len(everything), generator=generator)[:n_valid]] = True
     tests = {split: frames.pop(split) for split in list(frames) if split != TRAIN}
-    frames[TRAIN] = [frame for place, frame in enumerate(everything) if place not in drawn]
-    frames[VALID] = [frame for place, frame in enumerate(everything) if place in drawn]
+    frames[TRAIN] = chosen_frames(everything, torch.nonzero(~drawn)[:, 0].numpy())
+    frames[VALID] = chosen_frames(everything, torch.nonzero(drawn)[:, 0].numpy())
     frames.update(tests)
 
 
@@ -177,12 +190,13 @@ def _check(
     limits = recipe.data.checks
     rule = _formal_charge_rule(recipe)
     for split, split_frames in frames.items():
-        findings.problems += checks.density_problems(split_frames, limits)
-        findings.problems += checks.dipole_weight_problems(split_frames, limits)
+        for portion in _portions(split_frames):
+            findings.problems += checks.density_problems(portion, limits)
+            findings.problems += checks.dipole_weight_problems(portion, limits)
+            findings.problems += checks.charge_problems(portion, rule, limits)
+            findings.problems += checks.label_problems(portion, _max_l(recipe), limits)
         findings.warnings += checks.dipole_warnings(split, split_frames)
         findings.warnings += net_charge_warnings(split, split_frames, rule, recipe.electrostatics)
-        findings.problems += checks.charge_problems(split_frames, rule, limits)
-        findings.problems += checks.label_problems(split_frames, _max_l(recipe), limits)
     findings.problems += checks.duplicate_problems(frames, limits)
     species = sorted({number for frame in frames[TRAIN] for number in frame.numbers.tolist()})
     for split, split_frames in frames.items():
@@ -198,6 +212,13 @@ def _check(
         for split_frames in frames.values():
             findings.problems += checks.energy_problems(split_frames, judged, limits)
     return chosen.energies
+
+
+def _portions(frames: Sequence[Frame]) -> Iterable[Sequence[Frame]]:
+    """Return the frames in portions that may be in memory together."""
+    if not isinstance(frames, ShardFrames):
+        return [frames]
+    return (frames[start : start + PORTION].read() for start in range(0, len(frames), PORTION))
 
 
 def _atomic_energies(
@@ -222,49 +243,97 @@ def _formal_charge_rule(recipe: Recipe) -> FormalCharges:
     return rule
 
 
-def _build(recipe: Recipe, frames: Frames, findings: _Findings) -> dict[str, list[AtomGraph]]:
-    """Return the graphs by split; frames that cannot have one become problems, or are left out."""
-    rule = _formal_charge_rule(recipe)
+@attrs.frozen
+class _Builder:
+    """Builds the graphs of frames that have passed the checks."""
+
+    rule: FormalCharges
+    r_max: float
+    settings: Electrostatics
+    with_potentials: bool
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> _Builder:
+        """Return the builder of a recipe's graphs."""
+        r_max: float = recipe.model.options.r_max
+        return cls(_formal_charge_rule(recipe), r_max, recipe.electrostatics, trains_on_potentials(recipe))
+
+    def __call__(self, frame: Frame) -> AtomGraph:
+        """Return the graph; BoundaryError where the boundary method cannot treat the frame."""
+        charges, _ = charges_of(frame.numbers, frame.values, self.rule)
+        graph = build_graph(frame, self.r_max, self.settings, charges)
+        if self.with_potentials:
+            add_reference_potentials([graph], self.settings)
+        return graph
+
+
+def _build(
+    recipe: Recipe, frames: Frames, energies: Mapping[int, float], findings: _Findings, log: logging.Logger
+) -> tuple[dict[str, Sequence[AtomGraph]], dict[str, Survey]]:
+    """Return graphs and survey by split; frames that cannot have a graph become problems, or are left out.
+
+    Graphs of frames in shards are built once for the survey, and again whenever they are asked for.
+    """
+    build = _Builder.of(recipe)
     limits = recipe.data.checks
-    r_max: float = recipe.model.options.r_max
-    graphs: dict[str, list[AtomGraph]] = {}
+    graphs: dict[str, Sequence[AtomGraph]] = {}
+    surveys = {split: Survey(energies) for split in frames}
     for split, split_frames in frames.items():
-        graphs[split] = []
-        dropped = 0
-        for frame in split_frames:
+        stored = isinstance(split_frames, ShardFrames)
+        survey, kept, built = surveys[split], array("q"), []
+        dropped = derived = 0
+        for place, frame in enumerate(split_frames):
             broken = checks.structure_problems(frame, limits)
             findings.problems += broken
             if broken:
                 continue
-            charges, _ = charges_of(frame.numbers, frame.values, rule)
             try:
-                graphs[split].append(build_graph(frame, r_max, recipe.electrostatics, charges))
+                graph = build(frame)
             except BoundaryError as error:
                 dropped += 1
                 if not limits.drop_unsupported_frames:
                     findings.problems.append(boundary_problem(frame, error))
-        if dropped and limits.drop_unsupported_frames:
-            findings.warnings.append(
-                f"{split}: {dropped} of {len(split_frames)} frames left out, which boundary "
-                f"{recipe.electrostatics.boundary!r} cannot treat"
+                continue
+            survey.add(graph)
+            derived += build.with_potentials and _is_derived(frame, graph)
+            kept.append(place)
+            if not stored:
+                built.append(graph)
+        _tell_dropped(split, split_frames, dropped, recipe, findings)
+        if derived:
+            log.info(
+                "%s: potentials at atoms of %d frames follow from their atomic_multipoles", split, derived
             )
-            if dropped == len(split_frames):
-                expected = "at least one frame the boundary method can treat"
-                findings.problems.append(Problem(split_frames[0].source, split, "none", expected))
-        share_lists(graphs[split])
-    return graphs
+        share_lists(built)
+        graphs[split] = built
+        if isinstance(split_frames, ShardFrames):
+            graphs[split] = LazyGraphs(split_frames.select(kept), build, survey)
+    return graphs, surveys
 
 
-def _derive_potentials(recipe: Recipe, graphs: Mapping[str, list[AtomGraph]], log: logging.Logger) -> None:
-    for split, split_graphs in graphs.items():
-        added = add_reference_potentials(split_graphs, recipe.electrostatics)
-        if added:
-            log.info("%s: potentials at atoms of %d frames follow from their atomic_multipoles", split, added)
+def _is_derived(frame: Frame, graph: AtomGraph) -> bool:
+    """Tell whether a graph has a potential that its frame does not state."""
+    stated = float(frame.weights["electrostatic_potentials"]) > 0.0
+    return not stated and bool((graph.weight_electrostatic_potentials > 0.0).any())
+
+
+def _tell_dropped(
+    split: str, frames: Sequence[Frame], dropped: int, recipe: Recipe, findings: _Findings
+) -> None:
+    if not dropped or not recipe.data.checks.drop_unsupported_frames:
+        return
+    findings.warnings.append(
+        f"{split}: {dropped} of {len(frames)} frames left out, which boundary "
+        f"{recipe.electrostatics.boundary!r} cannot treat"
+    )
+    if dropped == len(frames):
+        expected = "at least one frame the boundary method can treat"
+        findings.problems.append(Problem(frames[0].source, split, "none", expected))
 
 
 def _facts(
     paths: Mapping[str, str],
-    graphs: Mapping[str, list[AtomGraph]],
+    train: Survey,
     counts: Sequence[SplitCounts],
     energies: Mapping[int, float],
 ) -> DataFacts:
@@ -275,8 +344,8 @@ def _facts(
     return DataFacts(
         species=tuple(sorted(energies)),
         atomic_energies=dict(energies),
-        avg_num_neighbors=average_neighbors(graphs[TRAIN]),
-        **attrs.asdict(label_scales(graphs[TRAIN], energies)),
+        avg_num_neighbors=train.average_neighbors(),
+        **attrs.asdict(train.label_scales()),
         n_frames={count.split: count.frames for count in counts},
         provenance={
             count.split: provenance_of(Path(files[count.split]).name, checksums[files[count.split]], count)
@@ -291,15 +360,14 @@ def _report(recipe: Recipe, frames: Frames, facts: DataFacts, log: logging.Logge
     log.info("neighbours per atom within the cutoff, on average: %.2f", facts.avg_num_neighbors)
     if recipe.electrostatics.boundary not in ("molecule_in_box", "mixed_periodic"):
         return
-    boxed = [
-        frame
+    boxed = sum(
+        not frame.pbc.any() and not frame.cell.any()
         for split_frames in frames.values()
         for frame in split_frames
-        if not frame.pbc.any() and not frame.cell.any()
-    ]
+    )
     if boxed:
         log.info(
             "%d non-periodic frames without a cell are summed in a cubic box of at least 30 Å and their "
             "extent + 20 Å",
-            len(boxed),
+            boxed,
         )

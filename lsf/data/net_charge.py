@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +22,8 @@ def net_charge_warnings(
     Each shows its effect for the frame with the largest charge. The charge is that of the formal charges,
     else of the labels ``total_charge`` or ``atomic_multipoles``; frames without any are passed over.
     """
-    found: dict[int, list[tuple[float, Frame, str]]] = {}
+    counts: Counter[int] = Counter()
+    largest: dict[int, tuple[float, str, str]] = {}
     for frame in frames:
         charge = _net_charge(frame, rule)
         try:
@@ -32,13 +34,14 @@ def net_charge_warnings(
         if frame.pbc.all() and volume == 0.0:
             continue  # likewise
         effect = net_charge_effect(kind, charge, settings, volume)
-        if effect is not None:
-            found.setdefault(kind, []).append((abs(charge), frame, effect))
+        if effect is None:
+            continue
+        counts[kind] += 1
+        if kind not in largest or abs(charge) > largest[kind][0]:
+            largest[kind] = (abs(charge), frame.where, effect)
     return [
-        f"{split}: {len(charged)} of {len(frames)} frames are charged and periodic; "
-        f"{largest[1].where}: {largest[2]}"
-        for charged in found.values()
-        for largest in [max(charged, key=lambda item: item[0])]
+        f"{split}: {counts[kind]} of {len(frames)} frames are charged and periodic; {where}: {effect}"
+        for kind, (_, where, effect) in largest.items()
     ]
 
 

@@ -42,14 +42,15 @@ class Reading:
 
     ``problems`` make the file unusable. ``absent`` are mapped keys that no frame has: for training data a
     mistake, for data to be evaluated merely something that cannot be compared. ``unknown_weights`` are
-    entries named like weights that weigh nothing.
+    entries named like weights that weigh nothing. ``heads`` are the heads that frames belong to.
     """
 
     source: str
-    frames: tuple[Frame, ...]
+    frames: Sequence[Frame]
     problems: tuple[Problem, ...]
     absent: tuple[Problem, ...]
     unknown_weights: tuple[str, ...]
+    heads: tuple[str, ...]
 
 
 def shown_path(path: Path) -> str:
@@ -112,7 +113,8 @@ def read_file(
         for key in frame_keys
         if key.startswith("config_") and key.endswith("_weight") and key not in _KNOWN_WEIGHTS
     )
-    return Reading(source, tuple(frames), tuple(problems), tuple(absent), tuple(unknown))
+    used = tuple(dict.fromkeys(frame.head for frame in frames))
+    return Reading(source, tuple(frames), tuple(problems), tuple(absent), tuple(unknown), used)
 
 
 def _absent_keys(

@@ -2,32 +2,25 @@
 
 A folder holds ``index.json`` and ``shard-00000.safetensors``, …. Properties stand under their own names, so a
 recipe's heads only choose which of them are used. Nothing in a shard is code; every file is checked
-against the index.
+against the index. :mod:`lsf.data.shard_frames` reads them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-import attrs
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lsf.data.frames import Floats, Frame
-from lsf.data.keys import LABELS, PROPERTIES
-from lsf.data.read import Reading, shown_path
-from lsf.errors import DataError, LsfError, Problem, did_you_mean
+from lsf.data.keys import PROPERTIES
+from lsf.errors import LsfError
 from lsf.files import replacing
-
-if TYPE_CHECKING:
-    from lsf.recipe import Head
 
 INDEX: Final = "index.json"
 FORMAT_VERSION: Final = 1
@@ -129,119 +122,3 @@ def read_index(folder: str | Path) -> dict[str, Any]:
             f"{path}: written in format {version}; this lsf reads formats up to {FORMAT_VERSION}: update lsf"
         )
     return index
-
-
-def shard_frames(folder: str | Path) -> Iterator[Frame]:
-    """Yield the frames of a folder of shards; one shard at a time is in memory.
-
-    Raises :class:`lsf.errors.DataError` when a shard is missing or is not the one of the index.
-    """
-    folder = Path(folder)
-    for shard in read_index(folder)["shards"]:
-        path = folder / shard["file"]
-        problem = _shard_problem(path, shard["sha256"])
-        if problem is not None:
-            raise DataError("the shards cannot be used", [problem])
-        with safe_open(str(path), framework="numpy") as file:
-            texts = json.loads(file.metadata()["texts"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        yield from _frames_of(arrays, texts)
-
-
-def _shard_problem(path: Path, checksum: str) -> Problem | None:
-    expected = "the shard of this name that the index describes"
-    hint = "write the shards anew with tools/preprocess_data.py"
-    try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        return Problem(shown_path(path), "", f"no readable file ({error.strerror})", expected, hint)
-    if found != checksum:
-        return Problem(shown_path(path), "", "a file with another checksum", expected, hint)
-    try:
-        with safe_open(str(path), framework="numpy"):
-            return None
-    except SafetensorError as error:
-        return Problem(shown_path(path), "", f"no safetensors file ({error})", expected, hint)
-
-
-def _frames_of(arrays: Arrays, texts: Mapping[str, Sequence[str]]) -> Iterator[Frame]:
-    ends = np.cumsum(arrays["n_atoms"])
-    rows: Counter[str] = Counter()
-    for place, (end, count) in enumerate(zip(ends, arrays["n_atoms"], strict=True)):
-        atoms = slice(int(end - count), int(end))
-        values, weights = {}, {}
-        for name, item in PROPERTIES.items():
-            if item.label:
-                zero = np.zeros(3 if name == "dipole" else ())
-                weights[name] = (
-                    np.asarray(arrays[f"weight.{name}"][place]) if f"weight.{name}" in arrays else zero
-                )
-            columns = int(arrays[f"columns.{name}"][place]) if f"columns.{name}" in arrays else -1
-            if columns < 0:
-                continue
-            n_rows = int(count) if item.level == "atom" else 1
-            table = arrays[f"value.{name}"][rows[name] : rows[name] + n_rows, :columns]
-            rows[name] += n_rows
-            shape = (columns,) if item.shape == (-1,) else item.shape
-            values[name] = table.reshape((*([n_rows] if item.level == "atom" else []), *shape)).copy()
-        yield Frame(
-            numbers=arrays["numbers"][atoms].copy(),
-            positions=arrays["positions"][atoms].copy(),
-            cell=arrays["cell"][place].copy(),
-            pbc=arrays["pbc"][place].astype(np.bool_),
-            values=values,
-            weights=weights,
-            config_type=texts["config_type"][place],
-            head=texts["head"][place],
-            source=texts["source"][place],
-            index=int(arrays["index"][place]),
-            has_dipole_weight=bool(arrays["has_dipole_weight"][place]),
-        )
-
-
-def read_shards(
-    folder: str | Path, heads: Mapping[str, Head], config_type_weights: Mapping[str, float] | None = None
-) -> Reading:
-    """Return the frames of a folder of shards with the properties the heads map, and what is wrong.
-
-    The keys of a mapping say nothing here: shards hold properties under their own names.
-    """
-    source = shown_path(Path(folder))
-    frames: list[Frame] = []
-    problems: list[Problem] = []
-    found: dict[str, set[str]] = {name: set() for name in heads}
-    for frame in shard_frames(folder):
-        if frame.head not in heads:
-            expected = f"one of the recipe's heads: {', '.join(heads)}"
-            hint = did_you_mean(frame.head, heads)
-            problems.append(Problem(frame.where, "head", repr(frame.head), expected, hint))
-            continue
-        head = heads[frame.head]
-        mapped = {*head.info_keys, *head.arrays_keys}
-        found[frame.head] |= set(frame.values)
-        factor = (config_type_weights or {}).get(frame.config_type, 1.0)
-        weights = {name: factor * weight for name, weight in frame.weights.items()}
-        weighed = attrs.evolve(frame, weights=weights)
-        frames.append(weighed.without(name for name in (*LABELS, *frame.values) if name not in mapped))
-    return Reading(source, tuple(frames), tuple(problems), tuple(_absent(source, heads, frames, found)), ())
-
-
-def _absent(
-    source: str, heads: Mapping[str, Head], frames: Sequence[Frame], found: Mapping[str, set[str]]
-) -> list[Problem]:
-    """Return a problem for every mapped property that no frame of the shards has."""
-    problems = []
-    for head in dict.fromkeys(frame.head for frame in frames):
-        for table, mapping in (
-            ("info_keys", heads[head].info_keys),
-            ("arrays_keys", heads[head].arrays_keys),
-        ):
-            for name in mapping:
-                if name == "head" or name in found[head]:
-                    continue
-                hint = f"properties in the shards: {', '.join(sorted(found[head])) or 'none'}"
-                key = f"heads.{head}.{table}.{name}"
-                problems.append(
-                    Problem(source, key, f"no {name} in any frame", "a property of the shards", hint)
-                )
-    return problems

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
-import numpy as np
 
 from lsf.data.graph import AtomGraph
 from lsf.data.keys import LABELS
@@ -50,25 +51,82 @@ class LabelScales:
 
 @attrs.frozen
 class SplitCounts:
-    """How much a split holds: ``labels`` counts single numbers with a weight above zero."""
+    """How much a split holds: ``labels`` counts single numbers with a weight above zero.
+
+    ``labelled_frames`` counts frames that have such a number.
+    """
 
     split: str
     frames: int
     atoms: int
     labels: dict[str, int]
+    labelled_frames: dict[str, int]
 
 
-def count_split(split: str, graphs: Sequence[AtomGraph]) -> SplitCounts:
-    """Return frames, atoms and labelled numbers of a split (a dipole counts its weighted components)."""
-    labels = dict.fromkeys(LABELS, 0)
-    for graph in graphs:
+@attrs.define
+class Survey:
+    """What one pass over the graphs of a split adds up; graphs themselves are not kept."""
+
+    atomic_energies: Mapping[int, float]
+    frames: int = 0
+    atoms: int = 0
+    edges: int = 0
+    labels: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(LABELS, 0))
+    labelled_frames: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(LABELS, 0))
+    config_types: dict[str, None] = attrs.field(factory=dict)
+    lowest_charge: tuple[float, int] = (math.inf, 0)
+    highest_charge: tuple[float, int] = (-math.inf, 0)
+    _energies: array[float] = attrs.field(factory=lambda: array("d"))
+    _force_squares: float = 0.0
+    _forces: int = 0
+
+    @classmethod
+    def of(cls, graphs: Iterable[AtomGraph], atomic_energies: Mapping[int, float]) -> Survey:
+        """Return the survey of all the graphs."""
+        survey = cls(atomic_energies)
+        for graph in graphs:
+            survey.add(graph)
+        return survey
+
+    def add(self, graph: AtomGraph) -> None:
+        """Take in the next graph."""
         for name in LABELS:
             weighted = int((graph[f"weight_{name}"] > 0.0).sum())
-            if name == "dipole":
-                labels[name] += weighted
-            elif weighted:
-                labels[name] += graph[f"target_{name}"].numel()
-    return SplitCounts(split, len(graphs), sum(int(graph.num_nodes) for graph in graphs), labels)
+            if weighted:
+                # of a dipole every component has a weight of its own
+                self.labels[name] += weighted if name == "dipole" else graph[f"target_{name}"].numel()
+                self.labelled_frames[name] += 1
+        if bool((graph.weight_energy > 0.0).any()):
+            # an element without an energy is a problem that is told elsewhere
+            free = sum(self.atomic_energies.get(number, 0.0) for number in graph.atomic_numbers.tolist())
+            self._energies.append((float(graph.target_energy) - free) / int(graph.num_nodes))
+        if bool((graph.weight_forces > 0.0).any()):
+            self._force_squares += float(graph.target_forces.square().sum())
+            self._forces += graph.target_forces.numel()
+        charges = graph.formal_charges
+        self.lowest_charge = min(self.lowest_charge, (float(charges.min()), self.frames))
+        self.highest_charge = max(self.highest_charge, (float(charges.max()), self.frames))
+        self.config_types[graph.config_type] = None
+        self.frames += 1
+        self.atoms += int(graph.num_nodes)
+        self.edges += int(graph.edge_index.shape[1])
+
+    def counts(self, split: str) -> SplitCounts:
+        """Return frames, atoms and labelled numbers (a dipole counts its weighted components)."""
+        return SplitCounts(split, self.frames, self.atoms, dict(self.labels), dict(self.labelled_frames))
+
+    def average_neighbors(self) -> float:
+        """Return the mean number of neighbours per atom; 1 for data without any, so that it can divide."""
+        return self.edges / self.atoms if self.edges else 1.0
+
+    def label_scales(self) -> LabelScales:
+        """Return how large energies and forces are; frames of weight zero do not count, others count once."""
+        energies = self._energies
+        return LabelScales(
+            energy_mean=statistics.fmean(energies) if energies else None,
+            energy_std=statistics.stdev(energies) if len(energies) > 1 else None,
+            forces_rms=math.sqrt(self._force_squares / self._forces) if self._forces else None,
+        )
 
 
 def count_table(counts: Sequence[SplitCounts]) -> Table:
@@ -79,30 +137,6 @@ def count_table(counts: Sequence[SplitCounts]) -> Table:
         for count in counts
     ]
     return Table("Labelled numbers by split", ("split", "frames", "atoms", *present), rows)
-
-
-def average_neighbors(graphs: Sequence[AtomGraph]) -> float:
-    """Return the mean number of neighbours per atom; 1 for data without any, so that it can divide."""
-    edges = sum(int(graph.edge_index.shape[1]) for graph in graphs)
-    atoms = sum(int(graph.num_nodes) for graph in graphs)
-    return edges / atoms if edges else 1.0
-
-
-def label_scales(graphs: Sequence[AtomGraph], atomic_energies: Mapping[int, float]) -> LabelScales:
-    """Return how large energies and forces are; frames of weight zero do not count, others count once."""
-    energies = []
-    forces = []
-    for graph in graphs:
-        if bool((graph.weight_energy > 0.0).any()):
-            free = sum(atomic_energies[number] for number in graph.atomic_numbers.tolist())
-            energies.append((float(graph.target_energy) - free) / int(graph.num_nodes))
-        if bool((graph.weight_forces > 0.0).any()):
-            forces.append(graph.target_forces.numpy().reshape(-1))
-    return LabelScales(
-        energy_mean=statistics.fmean(energies) if energies else None,
-        energy_std=statistics.stdev(energies) if len(energies) > 1 else None,
-        forces_rms=float(np.sqrt(np.square(np.concatenate(forces)).mean())) if forces else None,
-    )
 
 
 def provenance_of(path: str, checksum: str, counts: SplitCounts) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import torch
 from torch import Tensor
 
 from lsf.data.graph import AtomGraph, neighbor_slots
+from lsf.data.lazy import LazyGraphs
 
 
 @attrs.frozen
@@ -33,6 +34,35 @@ class _Field:
             offsets = accumulate((self.shifts[index] for index in indices), initial=0)
             parts = [part + offset if offset else part for part, offset in zip(parts, offsets, strict=False)]
         return torch.cat(parts, self.dim)
+
+
+class BatchSource(Protocol):
+    """Frames that batches are made of; a batch of the same frames is the same to the last bit."""
+
+    @property
+    def graphs(self) -> Sequence[AtomGraph]:
+        """The frames."""
+
+    def batch(self, indices: Sequence[int]) -> AtomGraph:
+        """Return the batch of the frames with these indices, on the device."""
+
+
+def batch_source(graphs: Sequence[AtomGraph], device: torch.device) -> BatchSource:
+    """Return the frames of a training, held ready or read from shards batch by batch."""
+    return LazyStore(graphs, device) if isinstance(graphs, LazyGraphs) else FrameStore(graphs, device)
+
+
+@attrs.frozen
+class LazyStore:
+    """Frames in shards: the graphs of a batch are built when it is asked for."""
+
+    graphs: LazyGraphs
+    device: torch.device
+
+    def batch(self, indices: Sequence[int]) -> AtomGraph:
+        """Return the batch of the frames with these indices, on the device."""
+        chosen = FrameStore([self.graphs[index] for index in indices], self.device)
+        return chosen.batch(range(len(indices)))
 
 
 class FrameStore:

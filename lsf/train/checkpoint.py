@@ -18,8 +18,12 @@ import torch
 from torch import Tensor
 
 from lsf.data.graph import AtomGraph
+from lsf.data.lazy import LazyGraphs
 from lsf.errors import LsfError
 from lsf.files import replacing
+
+STRUCTURE: Final = ("atomic_numbers", "positions", "cell", "formal_charges", "external_field")
+"""What tells frames apart besides their labels and weights."""
 
 FORMAT: Final = 2
 """Version of the layout below; a file of another version is refused."""
@@ -62,13 +66,18 @@ class Position:
     best: Best | None = None
 
 
-def fingerprint_of(resolved_recipe: str, *sets: Sequence[AtomGraph]) -> str:
-    """Return the SHA-256 of a resolved recipe and of the frames, which ties a checkpoint to its run."""
-    digest = hashlib.sha256(resolved_recipe.encode())
+def fingerprint_of(identity: str, *sets: Sequence[AtomGraph]) -> str:
+    """Return the SHA-256 of a run's settings and of its frames, which ties a checkpoint to its run."""
+    digest = hashlib.sha256(identity.encode())
     for graphs in sets:
         digest.update(len(graphs).to_bytes(8, "big"))
+        if isinstance(graphs, LazyGraphs):
+            digest.update(graphs.fingerprint())
+            continue
         for graph in graphs:
-            digest.update(graph.positions.numpy().tobytes())
+            for name, value in sorted(graph.to_dict().items()):
+                if name in STRUCTURE or name.startswith(("target_", "weight_")):
+                    digest.update(value.numpy().tobytes())
     return digest.hexdigest()
 
 

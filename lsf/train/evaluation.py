@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 import attrs
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from lsf.data.graph import AtomGraph, collate
+from lsf.data.lazy import LazyGraphs
 from lsf.train.distributed import ALONE, World
 from lsf.train.ema import weights_in_place
 from lsf.train.labels import PREDICTED_BY, atoms_per_graph, compare, derived_outputs, labelled
@@ -54,13 +55,31 @@ class TypedBatch(NamedTuple):
 
 
 @attrs.frozen
+class _Batches:
+    """The batches of some graphs, put together every time they are gone through."""
+
+    graphs: Sequence[AtomGraph]
+    batch_size: int
+    types: Sequence[str]
+    device: torch.device
+
+    def __iter__(self) -> Iterator[TypedBatch]:
+        place = {name: index for index, name in enumerate(self.types)}
+        for chunk in _chunks(self.graphs, self.batch_size):
+            held = list(chunk)
+            types = torch.tensor([place[graph.config_type] for graph in held], device=self.device)
+            yield TypedBatch(collate(held).to(self.device), types)
+
+
+@attrs.frozen
 class EvaluationSet:
     """Frames collated once and kept on the device, ready to be evaluated many times.
 
-    Of several processes each holds its share of the batches; types and properties are those of all frames.
+    Frames in shards are read and collated anew every time, so that few are in memory. Of several processes
+    each holds its share of the batches; types and properties are those of all frames.
     """
 
-    batches: tuple[TypedBatch, ...]
+    batches: Iterable[TypedBatch]
     types: tuple[str, ...]
     properties: tuple[str, ...]
     device: torch.device
@@ -71,16 +90,12 @@ class EvaluationSet:
         cls, graphs: Sequence[AtomGraph], batch_size: int, device: torch.device, world: World = ALONE
     ) -> EvaluationSet:
         """Return the set of the graphs, in batches of at most ``batch_size``."""
+        if isinstance(graphs, LazyGraphs):
+            lazy = _Batches(world.share(graphs), batch_size, graphs.config_types, device)
+            return cls(lazy, graphs.config_types, labelled(graphs), device, world)
         types = tuple(dict.fromkeys(graph.config_type for graph in graphs))
-        place = {name: index for index, name in enumerate(types)}
-        batches = [
-            TypedBatch(
-                collate(chunk).to(device),
-                torch.tensor([place[graph.config_type] for graph in chunk], device=device),
-            )
-            for chunk in _chunks(world.share(graphs), batch_size)
-        ]
-        return cls(tuple(batches), types, labelled(graphs), device, world)
+        held = tuple(_Batches(world.share(graphs), batch_size, types, device))
+        return cls(held, types, labelled(graphs), device, world)
 
     def metrics(
         self,

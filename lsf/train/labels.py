@@ -15,6 +15,7 @@ from torch_geometric.data import Batch
 
 from lsf.data.graph import AtomGraph
 from lsf.data.keys import PROPERTIES
+from lsf.data.lazy import LazyGraphs
 from lsf.errors import LsfError, Problem
 
 Predictions = Mapping[str, Tensor | None]
@@ -118,6 +119,8 @@ def derived_outputs(names: Iterable[str]) -> frozenset[str]:
 
 def labelled(graphs: Sequence[AtomGraph]) -> tuple[str, ...]:
     """Return the properties that at least one of the graphs has a label for, in table order."""
+    if isinstance(graphs, LazyGraphs):
+        return tuple(name for name in PREDICTED_BY if name in graphs.labelled)
     return tuple(
         name for name in PREDICTED_BY if any(bool((graph[f"weight_{name}"] > 0.0).any()) for graph in graphs)
     )

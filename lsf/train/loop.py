@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from lsf.data.graph import AtomGraph
 from lsf.errors import LsfError
-from lsf.train.batching import FrameStore
+from lsf.train.batching import BatchSource
 from lsf.train.distributed import ALONE, World
 from lsf.train.ema import Average
 from lsf.train.evaluation import Evaluate
@@ -38,7 +38,7 @@ class Learner:
     clip_grad: float | None
     world: World = ALONE
 
-    def gradient(self, loss: StageLoss, frames: FrameStore, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def gradient(self, loss: StageLoss, frames: BatchSource, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Set the gradients of a batch; return its loss sums (2, n_terms) and whether all is finite.
 
         Of several processes each differentiates its share; sums and gradients are those of the whole batch.
@@ -100,7 +100,7 @@ class EpochSums:
 def run_epoch(
     learner: Learner,
     loss: StageLoss,
-    frames: FrameStore,
+    frames: BatchSource,
     batches: Sequence[Sequence[int]],
     sums: EpochSums,
     after_step: Callable[[], None],
@@ -123,7 +123,7 @@ def run_epoch(
 
 
 def frames_with_bad_numbers(
-    learner: Learner, loss: StageLoss, frames: FrameStore, indices: Sequence[int]
+    learner: Learner, loss: StageLoss, frames: BatchSource, indices: Sequence[int]
 ) -> list[AtomGraph]:
     """Return the frames that give a loss or gradient that is not finite on their own; all if none does."""
     bad = [index for index in indices if not learner.gradient(loss, frames, [index])[1]]

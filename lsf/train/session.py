@@ -15,7 +15,7 @@ from torch import nn
 from lsf.catalog import catalog
 from lsf.data.graph import AtomGraph
 from lsf.recipe import Recipe, Stage
-from lsf.train.batching import FrameStore
+from lsf.train.batching import BatchSource, batch_source
 from lsf.train.checkpoint import (
     Position,
     SaveClock,
@@ -91,7 +91,7 @@ class Session:
     recipe: Recipe
     splits: Splits
     learner: Learner
-    frames: FrameStore
+    frames: BatchSource
     valid: EvaluationSet | None
     folder: Path
     log: logging.Logger
@@ -112,16 +112,16 @@ class Session:
         folder: Path,
         log: logging.Logger,
         save: Save,
-        resolved_recipe: str,
+        identity: str,
         evaluate: Evaluate,
         observers: Sequence[Observer] = (),
         world: World = ALONE,
     ) -> Session:
         """Return a session that has done nothing yet."""
         learner = build_learner(recipe, model, evaluate, world)
-        fingerprint = fingerprint_of(resolved_recipe, splits.train, splits.valid)
+        fingerprint = fingerprint_of(identity, splits.train, splits.valid)
         valid = build_valid(recipe, splits, learner)
-        frames = FrameStore(splits.train, learner.device)
+        frames = batch_source(splits.train, learner.device)
         scheduler = build_scheduler(recipe)
         session = cls(
             recipe, splits, learner, frames, valid, folder, log, save, fingerprint, scheduler, observers

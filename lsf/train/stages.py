@@ -73,7 +73,7 @@ def train(
     log: logging.Logger,
     *,
     save: Save,
-    resolved_recipe: str,
+    identity: str,
     console: Console | None = None,
     resume: bool = True,
     evaluate: Evaluate = model_evaluate,
@@ -90,7 +90,7 @@ def train(
     folder : run folder; gets checkpoints, ``metrics.jsonl`` and model files
     log : gets the epoch lines, the frequent ones at level DEBUG
     save : writes a model file; called at the end of every stage and of the run
-    resolved_recipe : the whole recipe as text; a checkpoint is taken up only by a run with the same
+    identity : the settings of the run as text; a checkpoint is taken up only by a run with the same
     console : shows a progress bar where it is a terminal
     resume : go on from ``folder/checkpoints/last.pt`` where there is one; else start anew
     evaluate : computes a model's outputs
@@ -113,9 +113,7 @@ def train(
         on Ctrl-C or SIGTERM, after a checkpoint was written; says how to resume
     """
     losses = check_labels(recipe, splits.train)
-    session = Session.begin(
-        recipe, model, splits, folder, log, save, resolved_recipe, evaluate, observers, world
-    )
+    session = Session.begin(recipe, model, splits, folder, log, save, identity, evaluate, observers, world)
     if session.valid is None:
         log.warning("no validation frames: the best weights are chosen by the training loss")
     session.start(resume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -15,10 +16,13 @@ from data_files import HEAD, HEADS, WATER, frame_text, waters, write
 from test_loader import load
 
 from lsf.catalog import own_folder
+from lsf.data.graph import AtomGraph
 from lsf.data.read import read_file, read_frames
-from lsf.data.shards import INDEX, is_shard_folder, read_index, read_shards, write_shards
+from lsf.data.shard_frames import changed_frames, chosen_frames, read_shards
+from lsf.data.shards import INDEX, is_shard_folder, read_index, write_shards
 from lsf.errors import DataError, LsfError
-from lsf.recipe import Head
+from lsf.recipe import Checks, Head
+from lsf.train.batching import batch_source
 
 RICH = Head(
     {**HEAD.info_keys, "stress": "REF_stress", "external_field": "field"},
@@ -129,3 +133,74 @@ def test_the_tool_writes_every_split_of_a_recipe(tmp_path):
     assert statistics["species"] == [11, 17]
     assert statistics["avg_num_neighbors"] > 1.0
     assert set(statistics["average_atomic_energies"]) == {"11", "17"}
+
+
+def sharded(tmp_path, count=10, per_shard=3):
+    path = write(tmp_path / "train.xyz", *waters(count))
+    write_shards(read_frames(path, HEADS), tmp_path / "shards", per_shard, {})
+    return path, tmp_path / "shards"
+
+
+def test_frames_may_be_asked_for_in_any_order(tmp_path, monkeypatch):
+    path, folder = sharded(tmp_path)
+    monkeypatch.setattr("lsf.data.shard_frames.OPEN_SHARDS", 2)
+    straight, frames = read_frames(path, HEADS), read_shards(folder, HEADS).frames
+    assert len(frames) == 10
+    for place in (9, 0, 5, 0, 3, -1):
+        assert_same(frames[place], straight[place])
+    chosen = [7, 1, 8]
+    for one, other in zip(chosen_frames(frames, chosen), chosen_frames(straight, chosen), strict=True):
+        assert_same(one, other)
+    assert [frame.index for frame in frames[2:8:3]] == [2, 5]
+    moved = changed_frames(frames, lambda frame: attrs.evolve(frame, positions=frame.positions + 1.0))
+    assert (moved[4].positions == straight[4].positions + 1.0).all()
+    with pytest.raises(IndexError):
+        frames[10]
+    assert frames.select([1, 2]).fingerprint() != frames.select([2, 1]).fingerprint()
+
+
+def test_graphs_of_shards_are_not_kept(tmp_path):
+    path, folder = sharded(tmp_path)
+    splits = load(folder, seed=5)
+    gc.collect()
+    assert not [item for item in gc.get_objects() if type(item) is AtomGraph]
+    straight = load(path, seed=5)
+    assert splits.counts == straight.counts
+    cpu = torch.device("cpu")
+    for indices in ([4, 0, 2], [1]):
+        one = batch_source(splits.train, cpu).batch(indices).to_dict()
+        other = batch_source(straight.train, cpu).batch(indices).to_dict()
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one if torch.is_tensor(one[key]))
+    assert [int(graph.frame_index) for graph in splits.valid[:2]] == [
+        int(graph.frame_index) for graph in straight.valid[:2]
+    ]
+
+
+def test_shards_with_isolated_atoms_duplicates_and_frames_to_drop(tmp_path):
+    free = [
+        frame_text(f"{symbol}", [[0.0, 0.0, 0.0]], f"config_type=IsolatedAtom REF_energy={energy}", "")
+        for symbol, energy in (("H", -1.0), ("O", -12.0))
+    ]
+    slab = frame_text(info='REF_energy=-14 Lattice="6 0 0 0 6 0 0 0 20" pbc="T F F"')
+    path = write(tmp_path / "train.xyz", *free, *waters(6), slab)
+    write_shards(read_frames(path, HEADS), tmp_path / "shards", 4, {})
+    checks = Checks(drop_unsupported_frames=True)
+    for source in (path, tmp_path / "shards"):
+        splits = load(source, atomic_energies="isolated", checks=checks, seed=1)
+        assert splits.facts.atomic_energies == {1: -1.0, 8: -12.0}
+        frames = sorted(int(graph.frame_index) for graph in (*splits.train, *splits.valid))
+        assert frames == [2, 3, 4, 5, 6, 7]
+    with pytest.raises(DataError, match=r"electrostatics\.boundary: found pbc = T F F"):
+        load(tmp_path / "shards", atomic_energies="isolated", seed=1)
+    twice = [*waters(2), *waters(2)]
+    write_shards(read_frames(write(path, *twice), HEADS), tmp_path / "twice", 2, {})
+    with pytest.raises(DataError, match="found the same structure as") as caught:
+        load(tmp_path / "twice")
+    assert len(caught.value.problems) == 2
+
+
+def test_one_head_too_many_is_noticed_in_shards(tmp_path):
+    _, folder = sharded(tmp_path)
+    with pytest.raises(DataError, match=r"heads\.other: found no frame of this head"):
+        load(folder, heads={**HEADS, "other": HEAD})

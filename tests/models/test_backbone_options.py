@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lsf.catalog import catalog
-from lsf.data.statistics import DataFacts, label_scales
+from lsf.data.statistics import DataFacts, Survey
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.errors import LsfError
 from lsf.models.derivatives import evaluate
@@ -154,12 +154,12 @@ def test_sizes_of_the_labels():
     graphs[2].weight_energy = torch.zeros(1, dtype=torch.float64)
     graphs[1].target_forces = torch.full((6, 3), 2.0, dtype=torch.float64)
     graphs[1].weight_forces = torch.ones(1, dtype=torch.float64)
-    scales = label_scales(graphs, energies)
+    scales = Survey.of(graphs, energies).label_scales()
     # two frames count: mean -0.4, standard deviation 0.1 √2; forces of one frame
     assert scales.energy_mean == pytest.approx(-0.4)
     assert scales.energy_std == pytest.approx(0.1 * math.sqrt(2.0))
     assert scales.forces_rms == 2.0
-    empty = label_scales([graphs[2]], energies)
+    empty = Survey.of([graphs[2]], energies).label_scales()
     assert (empty.energy_mean, empty.energy_std, empty.forces_rms) == (None, None, None)
 
 

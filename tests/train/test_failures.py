@@ -89,7 +89,7 @@ def test_another_recipe_or_other_frames_cannot_resume(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"belongs to a run with another recipe or other data; .*--out DIR"
     ):
-        run(tmp_path, resolved_recipe="changed")
+        run(tmp_path, identity="changed")
     splits = make_splits()
     splits.train[0].positions[0, 0] += 0.1
     with pytest.raises(CheckpointError, match="another recipe or other data"):
@@ -164,7 +164,7 @@ LIMITED = """
 
     try:
         train(make_recipe((3,)), TinyModel(), make_splits(), Path(sys.argv[1]), LOG, save=save_fake,
-              resolved_recipe="tiny", evaluate=limited)
+              identity="tiny", evaluate=limited)
     except LsfError as error:
         print(error)
 """

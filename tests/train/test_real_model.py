@@ -64,7 +64,7 @@ def run(recipe, folder, evaluate=model_evaluate):
         folder,
         LOG,
         save=save,
-        resolved_recipe=resolved_toml(recipe),
+        identity=resolved_toml(recipe),
         evaluate=evaluate,
     )
 

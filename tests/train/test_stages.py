@@ -32,7 +32,7 @@ from lsf.train.stages import train
 
 
 def run(folder, recipe=None, splits=None, **kwargs):
-    arguments = {"save": save_fake, "resolved_recipe": "tiny", "evaluate": tiny_evaluate, **kwargs}
+    arguments = {"save": save_fake, "identity": "tiny", "evaluate": tiny_evaluate, **kwargs}
     model = arguments.pop("model", None) or TinyModel()
     return train(recipe or make_recipe(), model, splits or make_splits(), folder, LOG, **arguments)
 
@@ -179,7 +179,7 @@ def test_finished_run_is_not_trained_again(tmp_path):
 
 def test_without_resume_the_run_starts_anew(tmp_path):
     run(tmp_path, make_recipe((4,)))
-    result = run(tmp_path, make_recipe((2,)), resume=False, resolved_recipe="another")
+    result = run(tmp_path, make_recipe((2,)), resume=False, identity="another")
     assert len(result.history) == 2
 
 
@@ -194,7 +194,7 @@ SCRIPT = """
         return tiny_evaluate(*args, **kwargs)
 
     train(make_recipe((6, 6)), TinyModel(), make_splits(), Path(sys.argv[1]), LOG, save=save_fake,
-          resolved_recipe="tiny", evaluate=slow)
+          identity="tiny", evaluate=slow)
 """
 
 

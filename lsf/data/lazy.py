@@ -1,0 +1,60 @@
+"""Graphs that are built when they are asked for, from frames in shards."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import overload
+
+from lsf.data.frames import Frame
+from lsf.data.graph import AtomGraph
+from lsf.data.keys import LABELS
+from lsf.data.shard_frames import ShardFrames
+from lsf.data.statistics import Survey
+
+Build = Callable[[Frame], AtomGraph]
+
+
+class LazyGraphs(Sequence[AtomGraph]):
+    """Graphs of frames in shards; none of them is kept.
+
+    What would need a pass over all graphs is known from the one of ``survey``.
+    """
+
+    def __init__(self, frames: ShardFrames, build: Build, survey: Survey) -> None:
+        self._frames = frames
+        self._build = build
+        self._survey = survey
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @overload
+    def __getitem__(self, index: int) -> AtomGraph: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> LazyGraphs: ...
+
+    def __getitem__(self, index: int | slice) -> AtomGraph | LazyGraphs:
+        if isinstance(index, slice):
+            return LazyGraphs(self._frames[index], self._build, self._survey)
+        return self._build(self._frames[index])
+
+    @property
+    def labelled(self) -> frozenset[str]:
+        """The labels that at least one graph has; of a slice, that of all it was cut from."""
+        return frozenset(name for name in LABELS if self._survey.labelled_frames[name])
+
+    @property
+    def config_types(self) -> tuple[str, ...]:
+        """The config types in the order of their first graphs; of a slice, of all it was cut from."""
+        return tuple(self._survey.config_types)
+
+    def extremes(self) -> list[AtomGraph]:
+        """Return the graphs with the lowest and the highest formal charge."""
+        places = {self._survey.lowest_charge[1], self._survey.highest_charge[1]}
+        return [self[place] for place in sorted(places)]
+
+    def fingerprint(self) -> bytes:
+        """Return what ties the graphs to the content of their frames."""
+        return hashlib.sha256(self._frames.fingerprint()).digest()
