@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lsf.models.contraction import SymmetricContraction
 from lsf.models.density import LocalDensity
 from lsf.models.geometry import Edges
-from lsf.models.interaction import Interaction
+from lsf.models.interaction import ELEMENTS_AT_MOST, Interaction, Neighborhood
 from lsf.models.irreps import Irreps
 from lsf.models.linear import EquivariantLinear, SpeciesLinear
 
@@ -29,6 +29,18 @@ class SpeciesGroups:
         padded = torch.cat([flat, torch.zeros_like(flat[:1])])
         grouped = nn.functional.embedding(self.slots, padded)
         return grouped.reshape(*self.slots.shape, *values.shape[1:])
+
+    def representatives(self, inputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return one atom of every species and every atom's place among them.
+
+        (None, None) where atoms of a species differ in ``inputs`` (n_atoms, n), or species are many.
+        """
+        if not 0 < self.present.shape[0] <= ELEMENTS_AT_MOST:
+            return None, None
+        first = self.slots[:, 0]
+        element = torch.div(self.place, self.slots.shape[1], rounding_mode="floor")
+        same = torch.equal(inputs, inputs.index_select(0, first.index_select(0, element)))
+        return (first, element) if same else (None, None)
 
     def ungroup(self, grouped: Tensor) -> Tensor:
         """Return ``(n_atoms, …)``, the inverse of :meth:`group`."""
@@ -71,12 +83,10 @@ class Layer(nn.Module):
         self.density = LocalDensity(n_radial) if by_density else None
 
     def forward(
-        self, features: Tensor, edges: Edges, neighbor_slots: Tensor, groups: SpeciesGroups
+        self, features: Tensor, edges: Edges, neighborhood: Neighborhood, groups: SpeciesGroups
     ) -> Tensor:
         """Return the new features ``(n_atoms, n_components_out, n_channels)``."""
-        basis = self.interaction(
-            features, edges.harmonics, edges.radial_basis, edges.edge_index, neighbor_slots
-        )
+        basis = self.interaction(features, neighborhood)
         if self.density is not None:
             basis = basis / self.density(edges, basis.shape[0]).reshape(-1, 1, 1)
         grouped = groups.group(basis)
@@ -163,12 +173,25 @@ class Backbone(nn.Module):
         return nn.functional.embedding(species, self.embedding).unsqueeze(1)
 
     def forward(
-        self, initial: Tensor, edges: Edges, neighbor_slots: Tensor, groups: SpeciesGroups
+        self,
+        initial: Tensor,
+        edges: Edges,
+        neighbor_slots: Tensor,
+        groups: SpeciesGroups,
+        inputs: Tensor | None = None,
     ) -> list[Tensor]:
-        """Return the features after every layer."""
+        """Return the features after every layer.
+
+        ``inputs`` (n_atoms, n) are the numbers that ``initial`` depends on besides the element. Where they
+        are the same for all atoms of an element, the first layer sums its neighbours by element; without
+        them it does not.
+        """
         features = []
         current = initial
+        neighborhood = Neighborhood(edges.edge_index, edges.harmonics, edges.radial_basis, neighbor_slots)
+        if inputs is not None and self.layers[0].interaction.kernels == "native":
+            neighborhood.representatives, neighborhood.element = groups.representatives(inputs)
         for layer in self.layers:
-            current = layer(current, edges, neighbor_slots, groups)
+            current = layer(current, edges, neighborhood, groups)
             features.append(current)
         return features

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lsf.data.graph import GraphTensors, graph_tensors
 from lsf.models.local_source import LocalSourceModel, ModelOutput
+from lsf.models.moments import weights_fixed
 from lsf.models.sources import cartesian_dipoles, sum_over_graph
 
 DERIVED = ("forces", "stress", "virial", "potential", "born_charges", "hessian")
@@ -52,7 +54,9 @@ def evaluate(
     if not compute and not create_graph:
         with torch.no_grad():
             return _outputs(model(*graph), graph)
-    with torch.enable_grad():
+    # without create_graph nothing returned depends on the weights any more
+    weights = nullcontext() if create_graph else weights_fixed()
+    with torch.enable_grad(), weights:
         return _differentiated(model, graph, frozenset(compute), create_graph)
 
 

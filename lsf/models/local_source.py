@@ -154,7 +154,9 @@ class LocalSourceModel(nn.Module):
         )
         groups = SpeciesGroups(graph.present_species, graph.species_slots, graph.species_place)
         initial = self.source.mixer(self.backbone.embed(graph.species), graph.formal_charges)
-        features = self.backbone(initial, edges, graph.neighbor_slots, groups)
+        features = self.backbone(
+            initial, edges, graph.neighbor_slots, groups, graph.formal_charges.detach().unsqueeze(1)
+        )
         sources = self.source(features, edges, graph.positions, graph.formal_charges, graph.batch, n_graphs)
 
         node_short_range = self.readout(features)

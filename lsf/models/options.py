@@ -178,7 +178,7 @@ class BackboneOptions:
         default=None,
         path=True,
     )
-    kernels: Literal["native", "e3nn"] = option(
+    kernels: Literal["native", "plain", "e3nn"] = option(
         "Implementation of the message passing; both give the same numbers. e3nn is the slower oracle.",
         default="native",
     )

@@ -174,3 +174,13 @@ class RadialNetwork(nn.Module):
         for weight in self.weights:
             hidden = SILU_SCALE * nn.functional.silu(hidden @ weight / math.sqrt(weight.shape[0]))
         return hidden
+
+    def scaled_weights(self) -> list[Tensor]:
+        """Return the weights with all scales but :data:`SILU_SCALE` of the last layer inside.
+
+        ``silu(… silu(basis @ w_1) @ w_2 …)`` then is :meth:`forward` without that last factor.
+        """
+        return [
+            weight * ((SILU_SCALE if layer else 1.0) / math.sqrt(weight.shape[0]))
+            for layer, weight in enumerate(self.weights)
+        ]

@@ -1,0 +1,249 @@
+"""One side of the benchmark: reads tasks as JSON lines, answers with times, memory, energies and forces.
+
+``python worker.py lsf`` runs in the environment of lsf, ``python worker.py mace`` in that of mace-torch. A
+task: {"system", "n_atoms", "n_structures", "mode": "inference" | "training" | "gemm", "dtype", "repeats",
+"options": {...}, "weights": file or absent, "results": bool}. Every task runs in a process of its own, forked
+from one that has imported everything, so that peak memory is the task's; time is CPU time of one thread.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from systems import R_MAX, Structure, structures
+
+LEVELS = {"hidden_irreps": "64x0e + 64x1o", "max_ell": 3, "correlation": 3, "num_interactions": 2}
+
+Step = Callable[[], tuple[Any, Any]]
+"""One evaluation, or one training step: energies (n_structures,) and forces (n_atoms, 3)."""
+
+
+def lsf_step(task: dict[str, Any], parts: list[Structure]) -> Step:
+    import torch
+
+    from lsf.models.derivatives import evaluate
+
+    model, batch = _lsf_model(task, parts), _lsf_batch(parts)
+    training = task["mode"] == "training"
+
+    def step() -> tuple[Any, Any]:
+        model.zero_grad(set_to_none=True)
+        out = evaluate(model, batch, ("forces",), create_graph=training)
+        if training:
+            (out["forces"].square().mean() + out["energy_short_range"].square().mean()).backward()
+        return out["energy_short_range"].detach(), out["forces"].detach()
+
+    torch.manual_seed(0)
+    return step
+
+
+def _lsf_model(task: dict[str, Any], parts: list[Structure]) -> Any:
+    import torch
+
+    from lsf.catalog import catalog
+    from lsf.data.statistics import DataFacts
+    from lsf.electrostatics.boundary import Electrostatics
+
+    if "weights" in task:
+        from lsf.export.package import load_model
+
+        return load_model(task["weights"]).model
+    species = tuple(sorted({int(number) for part in parts for number in part.numbers}))
+    facts = DataFacts(species, dict.fromkeys(species, 0.0), 86.0, {"train": 1})
+    entry = catalog().entry("models", "MACE")
+    options = entry.options_class()(r_max=task.get("r_max", R_MAX), **{**LEVELS, **task.get("options", {})})
+    torch.manual_seed(0)
+    model = entry.target()(options, Electrostatics(boundary="auto"), facts)
+    return model.set_dtype(getattr(torch, task["dtype"]))
+
+
+def _lsf_batch(parts: list[Structure]) -> Any:
+    """The batch lsf makes of these frames, without its lists for charges: the model has none."""
+    import torch
+
+    from lsf.data.graph import AtomGraph, collate
+    from lsf.electrostatics.boundary import Electrostatics, plan_structure
+
+    graphs = []
+    for part in parts:
+        empty = plan_structure(
+            Electrostatics(boundary="realspace"), part.positions[:1], np.zeros((3, 3)), np.zeros(3, bool)
+        )
+        graphs.append(
+            AtomGraph(
+                positions=torch.tensor(part.positions),
+                cell=torch.tensor(part.cell)[None],
+                atomic_numbers=torch.tensor(part.numbers),
+                edge_index=torch.tensor(part.edge_index),
+                unit_shifts=torch.tensor(part.unit_shifts),
+                formal_charges=torch.zeros(len(part.numbers), dtype=torch.float64),
+                external_field=torch.zeros(1, 3, dtype=torch.float64),
+                total_charge=torch.zeros(1, dtype=torch.float64),
+                total_spin=torch.zeros(1, dtype=torch.float64),
+                num_nodes=len(part.numbers),
+                **empty._asdict(),
+            )
+        )
+    return collate(graphs)
+
+
+def mace_step(task: dict[str, Any], parts: list[Structure]) -> Step:
+    model, batch = _mace_model(task, parts), _mace_batch(task, parts)
+    training = task["mode"] == "training"
+
+    def step() -> tuple[Any, Any]:
+        model.zero_grad(set_to_none=True)
+        out = model(dict(batch), training=training)
+        if training:
+            (out["forces"].square().mean() + out["interaction_energy"].square().mean()).backward()
+        return out["interaction_energy"].detach(), out["forces"].detach()
+
+    return step
+
+
+def _mace_model(task: dict[str, Any], parts: list[Structure]) -> Any:
+    import torch
+    from e3nn import o3
+    from mace import modules
+
+    torch.set_default_dtype(getattr(torch, task["dtype"]))
+    torch.manual_seed(0)
+    levels = {**LEVELS, **task.get("options", {})}
+    species = sorted({int(number) for part in parts for number in part.numbers})
+    block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
+    model = modules.ScaleShiftMACE(
+        r_max=task.get("r_max", R_MAX),
+        num_bessel=8,
+        num_polynomial_cutoff=5,
+        max_ell=levels["max_ell"],
+        interaction_cls=block,
+        interaction_cls_first=block,
+        num_interactions=levels["num_interactions"],
+        num_elements=len(species),
+        hidden_irreps=o3.Irreps(levels["hidden_irreps"]),
+        MLP_irreps=o3.Irreps("16x0e"),
+        atomic_energies=np.zeros((1, len(species))),
+        avg_num_neighbors=86.0,
+        atomic_numbers=species,
+        correlation=levels["correlation"],
+        gate=torch.nn.functional.silu,
+        atomic_inter_scale=np.array([1.0]),
+        atomic_inter_shift=np.array([0.0]),
+    )
+    if "state" in task:
+        model.load_state_dict(torch.load(task["state"], weights_only=True))
+    if "save_state" in task:
+        torch.save(model.state_dict(), task["save_state"])
+    return model
+
+
+def _mace_batch(task: dict[str, Any], parts: list[Structure]) -> dict[str, Any]:
+    import torch
+
+    dtype = getattr(torch, task["dtype"])
+    species = sorted({int(number) for part in parts for number in part.numbers})
+    sizes = [len(part.numbers) for part in parts]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    numbers = np.concatenate([part.numbers for part in parts])
+    cells = np.concatenate([part.cell for part in parts])
+    edges = np.concatenate([part.edge_index + start for part, start in zip(parts, starts, strict=False)], 1)
+    units = np.concatenate([part.unit_shifts for part in parts])
+    shifts = np.concatenate([part.unit_shifts @ part.cell for part in parts])
+    # one-hot by element; mace's edge vector has the same sign as ours
+    return {
+        "positions": torch.tensor(np.concatenate([part.positions for part in parts]), dtype=dtype),
+        "node_attrs": torch.tensor(numbers[:, None] == np.array(species)).to(dtype),
+        "edge_index": torch.tensor(edges),
+        "shifts": torch.tensor(shifts, dtype=dtype),
+        "unit_shifts": torch.tensor(units, dtype=dtype),
+        "cell": torch.tensor(cells, dtype=dtype),
+        "batch": torch.tensor(np.repeat(np.arange(len(parts)), sizes)),
+        "ptr": torch.tensor(starts),
+        "head": torch.zeros(len(parts), dtype=torch.int64),
+    }
+
+
+def gemm_step(task: dict[str, Any]) -> Step:
+    """Matrix products of the shape of the last radial layer: 16384 edges, 64 hidden, 640 weights."""
+    import torch
+
+    left = torch.randn(16384, 64, dtype=getattr(torch, task["dtype"]))
+    right = torch.randn(64, 640, dtype=left.dtype)
+    return lambda: (left @ right, left)
+
+
+STEPS = {"lsf": lsf_step, "mace": mace_step}
+
+
+def answer(library: str, task: dict[str, Any]) -> dict[str, Any]:
+    parts = [] if task["mode"] == "gemm" else structures(task)
+    step = gemm_step(task) if task["mode"] == "gemm" else STEPS[library](task, parts)
+    before = resident_megabytes()
+    energies, forces = step()
+    seconds = []
+    for _ in range(task["repeats"]):
+        start = time.process_time()
+        step()
+        seconds.append(time.process_time() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    result: dict[str, Any] = {
+        "seconds": seconds,
+        "megabytes": max(peak - before, 0.1),
+        "edges": sum(part.edge_index.shape[1] for part in parts),
+        "atoms": sum(len(part.numbers) for part in parts),
+    }
+    if task.get("results"):
+        result["energies"], result["forces"] = energies.tolist(), forces.reshape(-1).tolist()
+    return result
+
+
+def resident_megabytes() -> float:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+def warm(library: str) -> None:
+    """Import what the library needs, so that forked tasks share it."""
+    import torch
+
+    torch.set_num_threads(1)
+    if library == "mace":
+        torch.serialization.add_safe_globals([slice])  # e3nn 0.4.4 stores one
+    importlib.import_module({"lsf": "lsf.models.library", "mace": "mace.modules"}[library])
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    library = sys.argv[1]
+    warm(library)
+    for line in sys.stdin:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            try:
+                result = answer(library, json.loads(line))
+            except Exception as error:
+                result = {"error": f"{type(error).__name__}: {error}"}
+            with os.fdopen(writer, "w") as pipe:
+                json.dump(result, pipe)
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as pipe:
+            text = pipe.read()
+        os.waitpid(child, 0)
+        sys.stdout.write((text or '{"error": "the process ended, perhaps for want of memory"}') + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

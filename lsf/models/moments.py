@@ -1,0 +1,221 @@
+"""Sums over neighbours, block by block, with their first and second derivatives written out.
+
+Both sums below are linear in the harmonics Y, in the last hidden layer H of the radial network and, where
+they have them, in the senders' features h and the last radial weights W. Their gradients are therefore sums
+of the same kind, and the derivative of a gradient in the direction of a cotangent is a tangent,
+
+    <g, S(Y, H, h)>  →  d/dε <g, S(Y + ε v_Y, H + ε v_H, h + ε v_h)>,
+
+whose own gradient is written out once more. Nothing per edge outlives its block but basis, harmonics and,
+for a moment, the gradient of the gathered features: memory does not grow with channels, and the work stays
+in the cache. Derivatives beyond the second come from :meth:`Moments.plain` through autograd.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lsf.models.blocks import Block, EdgeBlocks
+from lsf.models.radial_derivatives import HiddenLayers
+
+_state = threading.local()
+
+
+@contextmanager
+def weights_fixed() -> Iterator[None]:
+    """Leave out gradients of the radial weights: forces of a model that is not being trained."""
+    before = getattr(_state, "fixed", False)
+    _state.fixed = True
+    try:
+        yield
+    finally:
+        _state.fixed = before
+
+
+class Inputs(NamedTuple):
+    """What a sum depends on, in slots; ``features`` and ``last`` are empty where a sum has none."""
+
+    basis: Tensor  # (n_slots, n_radial)
+    harmonics: Tensor  # (n_slots, (max_ell + 1)²)
+    features: Tensor  # (n_atoms, n_components · n_channels)
+    last: Tensor  # (width, n_paths · n_channels)
+
+
+class Moments(ABC):
+    """A sum over neighbours; methods work on one block at a time."""
+
+    blocks: EdgeBlocks
+
+    @abstractmethod
+    def outputs(self, inputs: Inputs) -> list[Tensor]:
+        """Return empty results for all sorted atoms."""
+
+    @abstractmethod
+    def forward(self, block: Block, hidden: Tensor, inputs: Inputs, out: Sequence[Tensor]) -> None:
+        """Write the sums of a block's atoms."""
+
+    @abstractmethod
+    def backward(
+        self, block: Block, hidden: Tensor, inputs: Inputs, grad: Sequence[Tensor], into: Inputs
+    ) -> Tensor:
+        """Write the gradients of a block and return that of ``hidden``; ``into.features`` is per slot."""
+
+    @abstractmethod
+    def second(
+        self,
+        block: Block,
+        hidden: tuple[Tensor, Tensor],
+        inputs: Inputs,
+        tangents: Inputs,
+        grad: Sequence[Tensor],
+        out: Sequence[Tensor],
+        into: Inputs,
+    ) -> tuple[Tensor, Tensor]:
+        """Write the tangents of the sums to ``out`` and the gradients of <grad, tangents> to ``into``.
+
+        ``hidden`` holds values and tangents of the last layer; their gradients are returned.
+        """
+
+    @abstractmethod
+    def plain(self, inputs: Inputs, hidden: Tensor) -> list[Tensor]:
+        """Return the sums by operations that autograd differentiates; ``hidden`` in slots."""
+
+
+def summed(moments: Moments, inputs: Inputs, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the sums over neighbours; ``weights`` are those of the hidden layers, scales included."""
+    fixed = getattr(_state, "fixed", False)
+    result: tuple[Tensor, ...] = _Sum.apply(moments, fixed, *inputs, *weights)
+    return result
+
+
+def _scatter(moments: Moments, per_slot: Tensor, features: Tensor) -> Tensor | None:
+    """Return the sums of per-slot rows over the slots of every sender; None where there are no features."""
+    if not features.numel():
+        return None
+    scattered: Tensor = torch.ops.aten.embedding_dense_backward(
+        per_slot, moments.blocks.senders, features.shape[0], -1, False
+    )
+    return scattered
+
+
+def _zeros_for(inputs: Inputs) -> Inputs:
+    """Return where the gradients of inputs go; those of features per slot."""
+    n_slots = inputs.basis.shape[0]
+    per_slot = inputs.basis.new_empty((n_slots, inputs.features.shape[1]))
+    return Inputs(
+        torch.empty_like(inputs.basis),
+        torch.zeros_like(inputs.harmonics),
+        per_slot,
+        torch.zeros_like(inputs.last),
+    )
+
+
+class _Sum(torch.autograd.Function):
+    """The sums themselves; the gradient is :class:`_SumBackward`."""
+
+    @staticmethod
+    def forward(ctx: Any, moments: Moments, fixed: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
+        inputs, weights = Inputs(*tensors[:4]), tensors[4:]
+        ctx.moments, ctx.fixed = moments, fixed
+        ctx.save_for_backward(*tensors)
+        out = moments.outputs(inputs)
+        for block in moments.blocks.blocks:
+            layers = HiddenLayers(weights)
+            hidden = layers.forward(inputs.basis[block.slots])
+            moments.forward(block, hidden, inputs, out)
+        return tuple(out)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Any, ...]:
+        # With create_graph only forces are asked for: gradients of weights would be thrown away.
+        weights_too = not (ctx.fixed or torch.is_grad_enabled()) and any(ctx.needs_input_grad[5:])
+        tensors = ctx.saved_tensors
+        found = _SumBackward.apply(ctx.moments, weights_too, len(grad), *grad, *tensors)
+        return (None, None, *found)
+
+
+class _SumBackward(torch.autograd.Function):
+    """The gradient of the sums as a function of its own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, moments: Moments, weights_too: bool, n_grad: int, *tensors: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        ctx.moments, ctx.n_grad = moments, n_grad
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        grad = [part.contiguous() for part in tensors[:n_grad]]
+        inputs, weights = Inputs(*tensors[n_grad : n_grad + 4]), tensors[n_grad + 4 :]
+        into = _zeros_for(inputs)
+        by_weight = [torch.zeros_like(weight) for weight in weights] if weights_too else []
+        if not weights_too:
+            into = into._replace(last=inputs.last.new_empty(0))
+        for block in moments.blocks.blocks:
+            layers = HiddenLayers(weights)
+            hidden = layers.forward(inputs.basis[block.slots])
+            by_hidden = moments.backward(block, hidden, inputs, grad, into)
+            into.basis[block.slots] = layers.backward(by_hidden, by_weight)
+        last = into.last if weights_too else None
+        features = _scatter(moments, into.features, inputs.features)
+        nothing = (None,) * (len(weights) - len(by_weight))
+        return (into.basis, into.harmonics, features, last, *by_weight, *nothing)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+        n_grad = ctx.n_grad
+        tensors = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return (None, None, None, *_by_autograd(ctx.moments, n_grad, tensors, cotangents))
+        grad = [part.contiguous() for part in tensors[:n_grad]]
+        inputs, weights = Inputs(*tensors[n_grad : n_grad + 4]), tensors[n_grad + 4 :]
+        basis, harmonics, features = (
+            torch.zeros_like(value) if cotangent is None else cotangent.contiguous()
+            for cotangent, value in zip(cotangents[:3], inputs[:3], strict=True)
+        )
+        tangents = Inputs(basis, harmonics, features, inputs.last)
+        out, into = [torch.empty_like(part) for part in grad], _zeros_for(inputs)
+        by_weight = [torch.zeros_like(weight) for weight in weights]
+        for block in ctx.moments.blocks.blocks:
+            layers = HiddenLayers(weights)
+            slots = block.slots
+            both = layers.forward(inputs.basis[slots]), layers.tangent(tangents.basis[slots])
+            by_value, by_tangent = ctx.moments.second(block, both, inputs, tangents, grad, out, into)
+            into.basis[slots] = layers.second(by_value, by_tangent, by_weight)
+        by_features = _scatter(ctx.moments, into.features, inputs.features)
+        return (None, None, None, *out, into.basis, into.harmonics, by_features, into.last, *by_weight)
+
+
+def _by_autograd(
+    moments: Moments, n_grad: int, tensors: Sequence[Tensor], cotangents: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Return what :meth:`_SumBackward.backward` does, differentiable once more, by plain operations."""
+    grad, rest = tensors[:n_grad], tensors[n_grad:]
+    inputs = Inputs(*rest[:4])
+    hidden = HiddenLayers(rest[4:]).forward(inputs.basis)
+    out = moments.plain(inputs, hidden)
+    chosen = [value for value in rest if value.requires_grad]
+    first = torch.autograd.grad(out, chosen, grad, create_graph=True, allow_unused=True)
+    by_place = iter(first)
+    pairs = []
+    for value, cotangent in zip(rest, cotangents, strict=True):
+        gradient = next(by_place) if value.requires_grad else None
+        if gradient is not None and cotangent is not None:
+            pairs.append((gradient, cotangent))
+    wanted = [value for value in tensors if value.requires_grad]
+    second = iter(
+        torch.autograd.grad(
+            [gradient for gradient, _ in pairs],
+            wanted,
+            [cotangent for _, cotangent in pairs],
+            create_graph=True,
+            allow_unused=True,
+        )
+    )
+    return [next(second) if value.requires_grad else None for value in tensors]

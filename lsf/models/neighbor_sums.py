@@ -1,0 +1,230 @@
+"""The two sums over neighbours of a message-passing layer; derivatives as :mod:`lsf.models.moments` wants.
+
+Both return sums before coupling: Clebsch–Gordan coupling is linear and does not see the edge, so that it is
+done on the atoms afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lsf.models.blocks import Block, EdgeBlocks
+from lsf.models.moments import Inputs, Moments
+
+
+class Group(NamedTuple):
+    """All paths of one feature degree l1 and one harmonic degree l2."""
+
+    l1: int
+    l2: int
+    paths: int  # number of message degrees
+    column: int  # of the first path among the radial weights
+    component: int  # of the first one of l1 among the features
+
+    @property
+    def size(self) -> int:
+        """Components of the feature degree."""
+        return 2 * self.l1 + 1
+
+    @property
+    def angular(self) -> slice:
+        """Columns of the harmonics."""
+        return slice(self.l2 * self.l2, (self.l2 + 1) ** 2)
+
+
+class MessageMoments(Moments):
+    """``B_i[m2, path, m1, c] = Σ_e Y_e,m2 (H_e W)_path,c h_sender,m1,c``, for every group of paths."""
+
+    def __init__(self, blocks: EdgeBlocks, groups: tuple[Group, ...], n_channels: int) -> None:
+        self.blocks, self.groups, self.n_channels = blocks, groups, n_channels
+
+    def outputs(self, inputs: Inputs) -> list[Tensor]:
+        """Return per group ``(n_atoms, 2 l2 + 1, paths · (2 l1 + 1) · n_channels)``."""
+        n_atoms = inputs.features.shape[0]
+        return [
+            inputs.features.new_empty((n_atoms, 2 * g.l2 + 1, g.paths * g.size * self.n_channels))
+            for g in self.groups
+        ]
+
+    def forward(self, block: Block, hidden: Tensor, inputs: Inputs, out: Sequence[Tensor]) -> None:
+        """Write the sums of a block."""
+        radial, features = hidden @ inputs.last, self._gather(inputs.features, block)
+        for group, result in zip(self.groups, out, strict=True):
+            message = self._view(radial, group) * self._of(features, group)
+            torch.bmm(
+                self._angular(inputs, block, group).mT, self._rows(message, block), out=result[block.atoms]
+            )
+
+    def backward(
+        self, block: Block, hidden: Tensor, inputs: Inputs, grad: Sequence[Tensor], into: Inputs
+    ) -> Tensor:
+        """Write the gradients of a block."""
+        radial, features = hidden @ inputs.last, self._gather(inputs.features, block)
+        by_radial, by_features = torch.empty_like(radial), torch.zeros_like(features)
+        for group, given in zip(self.groups, grad, strict=True):
+            r, h = self._view(radial, group), self._of(features, group)
+            g = given[block.atoms]
+            message = r * h
+            self._angular(into, block, group).add_(torch.bmm(self._rows(message, block), g.mT))
+            by_message = torch.bmm(self._angular(inputs, block, group), g).view(message.shape)
+            _reduce(self._view(by_radial, group), [(by_message, h)], 2)
+            _accumulate(self._of(by_features, group), [(by_message, r)])
+        into.features[block.slots] = by_features.flatten(1)
+        if into.last.numel():
+            into.last.addmm_(hidden.T, by_radial)
+        return by_radial @ inputs.last.T
+
+    def second(
+        self,
+        block: Block,
+        hidden: tuple[Tensor, Tensor],
+        inputs: Inputs,
+        tangents: Inputs,
+        grad: Sequence[Tensor],
+        out: Sequence[Tensor],
+        into: Inputs,
+    ) -> tuple[Tensor, Tensor]:
+        """Write tangents and their gradients."""
+        radial, radial_tangent = hidden[0] @ inputs.last, hidden[1] @ inputs.last
+        features = self._gather(inputs.features, block)
+        features_tangent = self._gather(tangents.features, block)
+        by_radial, by_tangent = torch.empty_like(radial), torch.empty_like(radial)
+        by_features = torch.zeros_like(features)
+        for group, given, result in zip(self.groups, grad, out, strict=True):
+            r, dr = self._view(radial, group), self._view(radial_tangent, group)
+            h, dh = self._of(features, group), self._of(features_tangent, group)
+            y, dy = self._angular(inputs, block, group), self._angular(tangents, block, group)
+            g = given[block.atoms]
+            message = r * h
+            torch.bmm(dy.mT, self._rows(message, block), out=result[block.atoms])
+            message = torch.mul(dr, h, out=message).addcmul_(r, dh)
+            result[block.atoms].baddbmm_(y.mT, self._rows(message, block))
+            self._angular(into, block, group).add_(torch.bmm(self._rows(message, block), g.mT))
+            u, w = torch.bmm(y, g).view(message.shape), torch.bmm(dy, g).view(message.shape)
+            _reduce(self._view(by_radial, group), [(u, dh), (w, h)], 2)
+            _reduce(self._view(by_tangent, group), [(u, h)], 2)
+            _accumulate(self._of(by_features, group), [(u, dr), (w, r)])
+        into.features[block.slots] = by_features.flatten(1)
+        into.last.addmm_(hidden[0].T, by_radial).addmm_(hidden[1].T, by_tangent)
+        return by_radial @ inputs.last.T, by_tangent @ inputs.last.T
+
+    def plain(self, inputs: Inputs, hidden: Tensor) -> list[Tensor]:
+        """Return the sums by differentiable operations."""
+        radial = hidden @ inputs.last
+        features = torch.nn.functional.embedding(self.blocks.senders, inputs.features)
+        features = features.view(features.shape[0], -1, self.n_channels)
+        results = []
+        for group in self.groups:
+            message = (self._view(radial, group) * self._of(features, group)).flatten(1)
+            results.append(self.blocks.summed(inputs.harmonics[:, group.angular], message))
+        return results
+
+    def _gather(self, features: Tensor, block: Block) -> Tensor:
+        rows = features.index_select(0, self.blocks.senders[block.slots])
+        return rows.view(rows.shape[0], -1, self.n_channels)
+
+    def _view(self, radial: Tensor, group: Group) -> Tensor:
+        """Columns of a group as ``(n, paths, 1, n_channels)``."""
+        columns = radial.view(radial.shape[0], -1, 1, self.n_channels)
+        return columns[:, group.column : group.column + group.paths]
+
+    def _of(self, features: Tensor, group: Group) -> Tensor:
+        """Components of a group's features as ``(n, 1, 2 l1 + 1, n_channels)``."""
+        return features[:, group.component : group.component + group.size].unsqueeze(1)
+
+    def _rows(self, message: Tensor, block: Block) -> Tensor:
+        return message.view(block.n_atoms, block.width, -1)
+
+    def _angular(self, inputs: Inputs, block: Block, group: Group) -> Tensor:
+        rows = inputs.harmonics[block.slots].view(block.n_atoms, block.width, -1)
+        return rows[:, :, group.angular]
+
+
+class ElementMoments(Moments):
+    """``D_i[z, lm, a] = Σ_e δ(z, element of sender) Y_e,lm H_e,a``: all a first layer needs of its edges.
+
+    Senders' features depend on their element alone there, so that they and the last radial weights can be
+    applied after the sum. ``elements`` (n_slots, n_elements) holds ones and zeros; ``width`` is that of the
+    last hidden layer.
+    """
+
+    def __init__(self, blocks: EdgeBlocks, elements: Tensor, n_atoms: int, width: int) -> None:
+        self.blocks, self.elements = blocks, elements
+        self.n_atoms, self.width = n_atoms, width
+
+    def outputs(self, inputs: Inputs) -> list[Tensor]:
+        """Return ``(n_atoms, n_elements · (max_ell + 1)², width)``."""
+        rows = self.elements.shape[1] * inputs.harmonics.shape[1]
+        return [inputs.basis.new_empty((self.n_atoms, rows, self.width))]
+
+    def forward(self, block: Block, hidden: Tensor, inputs: Inputs, out: Sequence[Tensor]) -> None:
+        """Write the sums of a block."""
+        y = self._by_element(inputs.harmonics, block)
+        torch.bmm(y.mT, self._rows(hidden, block), out=out[0][block.atoms])
+
+    def backward(
+        self, block: Block, hidden: Tensor, inputs: Inputs, grad: Sequence[Tensor], into: Inputs
+    ) -> Tensor:
+        """Write the gradients of a block."""
+        g = grad[0][block.atoms]
+        self._write(into, block, torch.bmm(self._rows(hidden, block), g.mT))
+        return torch.bmm(self._by_element(inputs.harmonics, block), g).flatten(0, 1)
+
+    def second(
+        self,
+        block: Block,
+        hidden: tuple[Tensor, Tensor],
+        inputs: Inputs,
+        tangents: Inputs,
+        grad: Sequence[Tensor],
+        out: Sequence[Tensor],
+        into: Inputs,
+    ) -> tuple[Tensor, Tensor]:
+        """Write tangents and their gradients."""
+        g = grad[0][block.atoms]
+        y, dy = self._by_element(inputs.harmonics, block), self._by_element(tangents.harmonics, block)
+        torch.bmm(y.mT, self._rows(hidden[1], block), out=out[0][block.atoms])
+        out[0][block.atoms].baddbmm_(dy.mT, self._rows(hidden[0], block))
+        self._write(into, block, torch.bmm(self._rows(hidden[1], block), g.mT))
+        return torch.bmm(dy, g).flatten(0, 1), torch.bmm(y, g).flatten(0, 1)
+
+    def plain(self, inputs: Inputs, hidden: Tensor) -> list[Tensor]:
+        """Return the sums by differentiable operations."""
+        spread = (self.elements.unsqueeze(2) * inputs.harmonics.unsqueeze(1)).flatten(1)
+        return [self.blocks.summed(spread, hidden)]
+
+    def _by_element(self, harmonics: Tensor, block: Block) -> Tensor:
+        spread = self.elements[block.slots].unsqueeze(2) * harmonics[block.slots].unsqueeze(1)
+        return self._rows(spread, block)
+
+    def _write(self, into: Inputs, block: Block, by_spread: Tensor) -> None:
+        elements = self.elements[block.slots].unsqueeze(2)
+        by_element = by_spread.view(elements.shape[0], elements.shape[1], -1)
+        torch.sum(by_element.mul_(elements), 1, out=into.harmonics[block.slots])
+
+    def _rows(self, values: Tensor, block: Block) -> Tensor:
+        return values.view(block.n_atoms, block.width, -1)
+
+
+def _reduce(target: Tensor, products: Sequence[tuple[Tensor, Tensor]], dim: int) -> None:
+    """Write ``Σ_products Σ_components a · b`` to ``target`` (n, paths, 1, n_channels)."""
+    started = False
+    for a, b in products:
+        for component in range(a.shape[dim]):
+            left, right = a.narrow(dim, component, 1), b.narrow(dim, component, 1)
+            if started:
+                target.addcmul_(left, right)
+            else:
+                torch.mul(left, right, out=target)
+            started = True
+
+
+def _accumulate(target: Tensor, products: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Add ``Σ_products Σ_paths a · b`` to ``target`` (n, 1, 2 l1 + 1, n_channels)."""
+    for a, b in products:
+        for path in range(a.shape[1]):
+            target.addcmul_(a.narrow(1, path, 1), b.narrow(1, path, 1))
