@@ -2,9 +2,11 @@
 # make test        format, types and the fast tests
 # make test-all    make test, then the slow tests (they train models)
 # make wheel-test  the wheel works outside the checkout
+# make mace-parity imported models against mace-torch, which gets an environment of its own
 #
 # VENV=… puts the environment elsewhere, PYTHON=… chooses the interpreter it is made with,
-# JOBS=… the number of test processes, EXTRAS=test,gpu also tests the GPU kernels in their interpreter.
+# JOBS=… the number of test processes. EXTRAS=test,gpu,trackers also tests the GPU kernels in their interpreter
+# and the trackers with their packages.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,13 +15,16 @@ SHELL := bash
 
 VENV ?= .venv
 JOBS ?= 2
-# gpu adds Triton (1 GB), whose kernels are then tested in its interpreter
+# gpu adds Triton (1 GB), whose kernels are then tested in its interpreter; trackers adds 110 MB
 EXTRAS ?= test
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # One thread per test process: small tensors gain nothing from more, and the processes do not fight.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
-.PHONY: help demo test test-all test-slow wheel-test lint clean
+# mace-torch needs an e3nn older than lsf's
+MACE_VENV ?= .venv-mace
+
+.PHONY: help demo test test-all test-slow wheel-test mace-parity lint clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -53,6 +58,14 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(PIP) install -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@ $(VENV)/.installed-run
 
+$(MACE_VENV)/.installed: benchmarks/backbone/requirements.txt constraints.txt | $(VENV)/bin/python
+	@echo 'installing mace-torch beside lsf …'
+	@$(VENV)/bin/python -m venv $(MACE_VENV)
+	@grep -v '^e3nn' constraints.txt > $(MACE_VENV)/constraints.txt
+	@$(MACE_VENV)/bin/python -m pip --disable-pip-version-check install -c $(MACE_VENV)/constraints.txt \
+	  -r benchmarks/backbone/requirements.txt
+	@touch $@
+
 # --- what people call
 
 demo: $(VENV)/.installed-run
@@ -74,6 +87,9 @@ test-all: test
 
 wheel-test: $(VENV)/.installed-test
 	$(PYTEST) tests/test_package.py
+
+mace-parity: $(VENV)/.installed-test $(MACE_VENV)/.installed
+	LSF_MACE_PYTHON=$(MACE_VENV)/bin/python $(PYTEST) tests/compat/test_mace_parity.py
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
