@@ -31,7 +31,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+
+def capturing() -> bool:
+    """Return whether a graph is being captured, which must serve every input."""
+    return bool(torch.compiler.is_compiling()) or bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
 
 
 class AdjointPair(Protocol):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lsf.electrostatics import fourier_blocks, fourier_phases, kernels, mesh
-from lsf.electrostatics.backends import AdjointPair, Arrange
+from lsf.electrostatics.backends import AdjointPair, Arrange, capturing
 from lsf.electrostatics.boundary import KIND_OPEN, CoulombPlan
 from lsf.electrostatics.multipoles import monomials
 from lsf.electrostatics.open_matrices import open_matrix_energy
@@ -124,8 +124,3 @@ def open_pairs(
         if bool(chosen.any()):
             energy = energy + summed(coefficients, positions, batch, chosen, sigma)
     return energy
-
-
-def capturing() -> bool:
-    """Return whether a graph is being captured, which must serve every input."""
-    return bool(torch.compiler.is_compiling()) or bool(torch.jit.is_tracing())  # type: ignore[attr-defined]

@@ -60,8 +60,8 @@ class _FourierSum(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, fourier_gather(fractional, gradient, ctx.pair, ctx.degree), None, None
         gathered = fourier_gather(fractional, gradient, ctx.pair, ctx.degree + 1)
-        by_position = _raise_and_contract(moments, gathered, ctx.degree)
-        return by_position, gathered[:, _kept(ctx.degree)], None, None
+        by_position = raise_and_contract(moments, gathered, ctx.degree)
+        return by_position, kept(gathered, ctx.degree), None, None
 
 
 class _FourierGather(torch.autograd.Function):
@@ -77,29 +77,31 @@ class _FourierGather(torch.autograd.Function):
         by_position = by_amplitude = None
         if ctx.needs_input_grad[0]:
             gathered = fourier_gather(fractional, amplitudes, ctx.pair, ctx.degree + 1)
-            by_position = _raise_and_contract(gradient, gathered, ctx.degree)
+            by_position = raise_and_contract(gradient, gathered, ctx.degree)
         if ctx.needs_input_grad[1]:
             by_amplitude = fourier_sum(fractional, gradient, ctx.pair, ctx.degree)
         return by_position, by_amplitude, None, None
 
 
-@lru_cache
-def _kept(degree: int) -> list[int]:
-    """Columns of degree L + 1 that are columns of degree L."""
-    higher = monomials(degree + 1)
-    return [higher.index(exponents) for exponents in monomials(degree)]
+def kept(values: Tensor, degree: int) -> Tensor:
+    """Return those columns of degree L + 1 (n_atoms, n_monomials(L + 1)) that are columns of degree L."""
+    return values.index_select(1, torch.tensor(_columns(degree)[0], device=values.device))
 
 
-@lru_cache
-def _raised(degree: int) -> list[list[int]]:
-    """Per axis, columns of degree L + 1 with that axis' exponent one above each column of degree L."""
-    higher = monomials(degree + 1)
-    return [
-        [higher.index((a + (axis == 0), b + (axis == 1), c + (axis == 2))) for a, b, c in monomials(degree)]
-        for axis in range(3)
-    ]
-
-
-def _raise_and_contract(moments: Tensor, gathered: Tensor, degree: int) -> Tensor:
+def raise_and_contract(moments: Tensor, gathered: Tensor, degree: int) -> Tensor:
     """Return ``Σ_abc m^abc v^(abc + e_x)`` for x = 1, 2, 3: the derivative by position, (n_atoms, 3)."""
-    return torch.stack([(moments * gathered[:, columns]).sum(-1) for columns in _raised(degree)], dim=-1)
+    raised = gathered.index_select(1, torch.tensor(_columns(degree)[1], device=gathered.device))
+    return (raised.unflatten(1, (3, -1)) * moments[:, None, :]).sum(-1)
+
+
+@lru_cache
+def _columns(degree: int) -> tuple[list[int], list[int]]:
+    """Return the places, among the monomials of degree L + 1, of those of degree L.
+
+    First as they are, then with one axis' exponent raised by one, all of them per axis. Lists, not tensors:
+    a tensor made while a graph is captured must not outlive it.
+    """
+    lower, higher = monomials(degree), monomials(degree + 1)
+    steps = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+    raised = [higher.index((a + x, b + y, c + z)) for x, y, z in steps for a, b, c in lower]
+    return [higher.index(exponents) for exponents in lower], raised

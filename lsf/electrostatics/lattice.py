@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.boundary import KIND_OPEN, KIND_SLAB, CoulombPlan
+from lsf.electrostatics.backends import capturing
+from lsf.electrostatics.boundary import KIND_OPEN, KIND_PERIODIC, KIND_SLAB, CoulombPlan
 
 
 class Lattice(NamedTuple):
@@ -20,20 +21,23 @@ class Lattice(NamedTuple):
 
     inverse: Tensor  # (n_graphs, 3, 3) 1/Å, fractional coordinates are positions @ inverse
     volume: Tensor  # (n_graphs,) Å^3
-    normal: Tensor  # (n_graphs, 3) unit normal of the rows other than slab_axis
-    area: Tensor  # (n_graphs,) Å^2, spanned by these two rows
+    normal: Tensor  # (n_graphs, 3) unit normal of the rows other than slab_axis; zero without any slab
+    area: Tensor  # (n_graphs,) Å^2, spanned by these two rows; zero without any slab
 
 
 def invert(cell: Tensor) -> tuple[Tensor, Tensor]:
     """Return the inverses (n_graphs, 3, 3) and determinants (n_graphs,) of 3×3 matrices, in closed form."""
-    first, second, third = cell.unbind(1)
-    crosses = [torch.linalg.cross(u, v) for u, v in ((second, third), (third, first), (first, second))]
-    determinant = (first * crosses[0]).sum(-1)
-    return torch.stack(crosses, dim=-1) / determinant[:, None, None], determinant
+    crosses = torch.linalg.cross(cell.roll(-1, 1), cell.roll(-2, 1), dim=2)
+    determinant = (cell[:, 0] * crosses[:, 0]).sum(-1)
+    return crosses.transpose(1, 2) / determinant[:, None, None], determinant
 
 
 def build_lattice(cell: Tensor, plan: CoulombPlan) -> Lattice:
     """Return the lattice of every structure, differentiable with respect to ``cell`` (n_graphs, 3, 3) [Å]."""
+    if not capturing() and bool((plan.kind == KIND_PERIODIC).all()):
+        inverse, determinant = invert(cell)
+        nothing = torch.zeros_like(cell[:, 0])
+        return Lattice(inverse, determinant.abs(), normal=nothing, area=nothing[:, 0])
     # An open structure may have no cell at all: a unit cell keeps its unused numbers and gradients finite.
     edges = torch.where(plan.open_box > 0.0, plan.open_box, 1.0).to(cell.dtype)
     cell = torch.where((plan.kind == KIND_OPEN)[:, None, None], torch.diag_embed(edges), cell)
@@ -53,4 +57,4 @@ def build_lattice(cell: Tensor, plan: CoulombPlan) -> Lattice:
 
 def of_structure(values: Tensor, owner: Tensor) -> Tensor:
     """Return ``values`` (n_graphs, ...) of the structure of every owner, (n_owners, ...)."""
-    return values.expand(len(owner), *values.shape[1:]) if len(values) == 1 else values[owner]
+    return values.expand(owner.shape[0], *values.shape[1:]) if values.shape[0] == 1 else values[owner]

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.fourier import _kept, _raise_and_contract
+from lsf.electrostatics.fourier import kept, raise_and_contract
 from lsf.electrostatics.multipoles import fractional_moments, max_degree, monomials
 from lsf.electrostatics.realspace import kernel_values
 from lsf.units import COULOMB_CONSTANT
@@ -86,7 +86,7 @@ class _PairEnergy(torch.autograd.Function):
         (sums,) = _pair_sums(positions, [(moments, degree, raised)], pairs)
         ctx.save_for_backward(positions, moments, sums)
         ctx.pairs, ctx.degree = pairs, degree
-        energies = 0.5 * (moments * (sums if raised == degree else sums[:, _kept(degree)])).sum(1)
+        energies = 0.5 * (moments * (sums if raised == degree else kept(sums, degree))).sum(1)
         return energies.new_zeros(pairs.n_graphs).index_add(0, pairs.batch, energies)
 
     @staticmethod
@@ -96,8 +96,8 @@ class _PairEnergy(torch.autograd.Function):
         if torch.is_grad_enabled():
             sums = _pair_sum(positions, moments, degree, degree + 1, ctx.pairs, sums)
         scale = gradient[ctx.pairs.batch, None]
-        by_position = scale * _raise_and_contract(moments, sums, degree)
-        return by_position, scale * sums[:, _kept(degree)], None, None
+        by_position = scale * raise_and_contract(moments, sums, degree)
+        return by_position, scale * kept(sums, degree), None, None
 
 
 def _pair_sum(
@@ -135,9 +135,9 @@ class _PairSum(torch.autograd.Function):
             transposed, raised = (_pair_sum(positions, *request, pairs, None) for request in requests)
         else:
             transposed, raised = _pair_sums(positions, requests, pairs)
-        by_position = _raise_and_contract(gradient, raised, out_degree)
-        by_position = by_position + _raise_and_contract(moments, transposed, degree)
-        return by_position, transposed[:, _kept(degree)], None, None, None, None
+        by_position = raise_and_contract(gradient, raised, out_degree)
+        by_position = by_position + raise_and_contract(moments, transposed, degree)
+        return by_position, kept(transposed, degree), None, None, None, None
 
 
 def _pair_sums(positions: Tensor, requests: list[tuple[Tensor, int, int]], pairs: _Pairs) -> list[Tensor]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.fourier import _kept, _raise_and_contract
+from lsf.electrostatics.fourier import kept, raise_and_contract
 from lsf.electrostatics.kernels import interpreter_requested
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -61,15 +61,15 @@ def close_pair(collect: Any, distribute: Any) -> None:
         if not ctx.needs_input_grad[0]:
             return None, distribute(fractional, gradient, tables, ctx.sizes, degree), *nothing
         columns = distribute(fractional, gradient, tables, ctx.sizes, degree + 1)
-        by_position = _raise_and_contract(moments, columns, degree).to(fractional.dtype)
-        return by_position, columns[:, _kept(degree)], *nothing
+        by_position = raise_and_contract(moments, columns, degree).to(fractional.dtype)
+        return by_position, kept(columns, degree), *nothing
 
     def distribute_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         fractional, values, *tables = ctx.saved_tensors
         by_position = by_value = None
         if ctx.needs_input_grad[0]:
             columns = distribute(fractional, values, tables, ctx.sizes, ctx.degree + 1)
-            by_position = _raise_and_contract(gradient, columns, ctx.degree).to(fractional.dtype)
+            by_position = raise_and_contract(gradient, columns, ctx.degree).to(fractional.dtype)
         if ctx.needs_input_grad[1]:
             by_value = collect(fractional, gradient, tables, ctx.sizes, ctx.degree)
         return by_position, by_value, [None] * len(tables), None, None

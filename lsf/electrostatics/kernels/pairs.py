@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.fourier import _kept, _raise_and_contract
+from lsf.electrostatics.fourier import kept, raise_and_contract
 from lsf.electrostatics.kernels.blocks import parts_of_sums, structure_blocks
 from lsf.electrostatics.kernels.launch import kernel_operator, wrap_triton
 from lsf.electrostatics.kernels.programs.pairs import potential_program
@@ -94,9 +94,9 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         return None, _open_potential(positions, gradient, tables, parts, target, source), *nothing
     at_targets = _open_potential(positions, moments, tables, parts, source, target + 1)
     at_sources = _open_potential(positions, gradient, tables, parts, target, source + 1)
-    by_position = _raise_and_contract(gradient, at_targets, target)
-    by_position = by_position + _raise_and_contract(moments, at_sources, source)
-    return by_position.to(positions.dtype), at_sources[:, _kept(source)], *nothing
+    by_position = raise_and_contract(gradient, at_targets, target)
+    by_position = by_position + raise_and_contract(moments, at_sources, source)
+    return by_position.to(positions.dtype), kept(at_sources, source), *nothing
 
 
 _open_potential.register_autograd(_backward, setup_context=_save)
