@@ -194,4 +194,6 @@ class Backbone(nn.Module):
         for layer in self.layers:
             current = layer(current, edges, neighborhood, groups)
             features.append(current)
+            # what follows differs from atom to atom, also where hidden irreps are scalars alone
+            neighborhood.representatives = neighborhood.element = None
         return features
