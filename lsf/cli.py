@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import lsf
 from lsf.errors import LsfError, did_you_mean
+from lsf.files import MachineError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +39,7 @@ def exit_status(action: Callable[[], None]) -> int:
         action()
         sys.stdout.flush()
     except LsfError as error:
-        return _fail(f"error: {error}", 2)
+        return _fail(f"error: {error}", 1 if isinstance(error, MachineError) else 2)
     except KeyboardInterrupt as interrupt:
         return _fail(f"interrupted: {interrupt}" if str(interrupt) else "interrupted", 130)
     except BrokenPipeError:
@@ -82,6 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_potential(
         _add(commands, "potential", potential_command, "draw the electrostatic potential of a structure")
     )
+
+    _add_export(_add(commands, "export", export_command, "write a model in the format of another program"))
 
     show = _add(commands, "show", show_command, "show what a model file holds")
     show.add_argument("model", type=Path, metavar="MODEL", help="model file (.safetensors)")
@@ -127,6 +130,15 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
     parser.add_argument("--batch-size", type=_positive_integer, default=8, help="frames evaluated at a time")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model file (.safetensors)")
+    parser.add_argument("--format", required=True, metavar="NAME", help="format: see lsf list exporters")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="new file (default: MODEL, other suffix)")
+    parser.add_argument(
+        "--dtype", choices=("float64", "float32"), help="precision of the network (default: the model's)"
+    )
 
 
 def _add_potential(parser: argparse.ArgumentParser) -> None:
@@ -241,6 +253,13 @@ def potential_command(chosen: argparse.Namespace, console: Console) -> None:
         tuple(chosen.lines), tuple(chosen.slices), chosen.spacing, chosen.probe_width, chosen.cube
     )
     draw_potential(chosen.model, chosen.structure, request, chosen.out, chosen.frame, chosen.device, console)
+
+
+def export_command(chosen: argparse.Namespace, console: Console) -> None:
+    """Write a model in another format."""
+    from lsf.export.run import export_file
+
+    export_file(chosen.model, chosen.format, chosen.out, chosen.dtype, console)
 
 
 def show_command(chosen: argparse.Namespace, console: Console) -> None:

@@ -62,6 +62,10 @@ class ModelFileError(LsfError):
     """A model file is missing, damaged or of an unknown version."""
 
 
+class ExportError(LsfError):
+    """A model cannot be written in a format."""
+
+
 class BoundaryError(LsfError):
     """A boundary method cannot treat a structure's periodicity or cell."""
 

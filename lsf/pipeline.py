@@ -23,6 +23,7 @@ from lsf.data.loader import DataSplits, load_data
 from lsf.data.statistics import count_table
 from lsf.errors import LsfError
 from lsf.export.package import save_model
+from lsf.export.run import exporter, write_formats
 from lsf.files import replacing
 from lsf.identity import differences, identity_of
 from lsf.models.build import build_model
@@ -32,6 +33,7 @@ from lsf.recipe_io import resolved_toml
 from lsf.report.html import write_report
 from lsf.report.tables import rich_table
 from lsf.resolve import pick_device, resolve
+from lsf.start_weights import start_from_file
 from lsf.threads import threads_for
 from lsf.train.distributed import device_of_process, is_main_process, world_of
 from lsf.train.evaluation import labelled_pairs
@@ -107,6 +109,8 @@ def run_recipe(
     recipe.
     """
     recipe = resolve(path, overrides)
+    for name in recipe.export.formats:
+        exporter(name)
     if not is_main_process():
         console, handlers, observers = Console(quiet=True), (), ()
     folder = Path(out) if out is not None else RUNS / recipe.name
@@ -129,6 +133,7 @@ def run_recipe(
             report = folder / REPORT
             if is_main_process():
                 report = _report(recipe, splits, folder, result, console)
+                write_formats(result.model_file, recipe.export.formats, console)
     return RunResult(folder, result.model_file, report, result)
 
 
@@ -209,7 +214,7 @@ def _claim(folder: Path, recipe: Recipe, fresh: bool) -> None:
 
 def _prepare(recipe: Recipe, splits: DataSplits, log: logging.Logger) -> LocalSourceModel:
     check_labels(recipe, splits.train)
-    model = build_model(recipe, splits.facts)
+    model = start_from_file(build_model(recipe, splits.facts), recipe, splits.facts, log)
     for graphs in (splits.train, splits.valid, *splits.tests.values()):
         check_charge_range(
             recipe.model.options, graphs.extremes() if isinstance(graphs, LazyGraphs) else graphs

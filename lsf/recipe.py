@@ -10,10 +10,11 @@ from typing import Any, Final, Literal
 
 import attrs
 
-from lsf.catalog import component
+from lsf.catalog import catalog, component
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.options import (
     Component,
+    Rule,
     above,
     at_least,
     between,
@@ -22,7 +23,6 @@ from lsf.options import (
     file_name,
     keys_among,
     not_empty,
-    one_of,
     option,
     unless_none,
 )
@@ -292,14 +292,22 @@ class Tracker:
     options: Any
 
 
+def exporter_name() -> Rule:
+    """Return the rule that a word names an exporter."""
+    return Rule(
+        "the name of an exporter (lsf list exporters)", lambda value: value in catalog().names("exporters")
+    )
+
+
 @attrs.frozen
 class Export:
     """Which files the finished model is written to (table ``export``)."""
 
     formats: tuple[str, ...] = option(
-        "File formats of the finished model. safetensors is what lsf itself loads.",
+        "File formats of the finished model, see lsf list exporters. safetensors is what lsf itself loads; "
+        "the others are made from it and verified.",
         default=("safetensors",),
-        validator=[not_empty(), each(one_of("safetensors"))],
+        validator=[not_empty(), each(exporter_name())],
     )
 
 

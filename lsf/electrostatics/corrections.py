@@ -46,7 +46,7 @@ def slab_energy(
     the Gaussians' own second moment. A slab of length 0 is summed in its cell as given and gets the dipole
     term alone, the older approximation: charged, it depends on where z = 0 is, as that always did.
     """
-    n_graphs = len(slab_length)
+    n_graphs = slab_length.shape[0]
     normal = lattice.normal[batch]
     exact = slab_length > 0.0
     located = torch.where(exact[batch, None], _centred(positions, batch, n_graphs), positions)
@@ -74,7 +74,7 @@ def box_energy(
     What remains decays as L⁻⁵. G. Makov, M. C. Payne, Phys. Rev. B 51, 4014 (1995), eq. (15),
     doi:10.1103/PhysRevB.51.4014; the second moment includes that of the Gaussians.
     """
-    n_graphs = len(volume)
+    n_graphs = volume.shape[0]
     centred = _centred(positions, batch, n_graphs)
     charges, dipole = coefficients[:, 0], dipoles(coefficients)
     charge = _sum(charges, batch, n_graphs)
@@ -91,5 +91,5 @@ def truncated_energy(coefficients: Tensor, radius: Tensor, volume: Tensor, batch
 
     .. math:: \pi k_e R^2 Q^2 / V, \qquad \lim_{k\to 0} 4\pi (1 - \cos kR) / k^2 = 2\pi R^2
     """
-    charge = _sum(coefficients[:, 0], batch, len(volume))
+    charge = _sum(coefficients[:, 0], batch, volume.shape[0])
     return math.pi * COULOMB_CONSTANT * radius**2 * charge**2 / volume

@@ -42,20 +42,24 @@ def layer_energy(
     length = plan.slab_length.to(positions.dtype)
     in_plane, third = torch.einsum("na,nab->nb", positions, inverse[batch]).split([2, 1], dim=1)
     height = third[:, 0] * length[batch]
-    centre, half = _centre_and_half_extent(height.detach(), batch, len(length))
+    centre, half = _centre_and_half_extent(height.detach(), batch, length.shape[0])
     moments = fractional_moments(coefficients, inverse[batch])
 
     turned = 2.0 * math.pi * plan.layer_pairs.to(positions.dtype)
     graph = plan.layer_batch
     wave = torch.einsum("ga,gxa->gx", turned, inverse[graph][:, :, :2])
     rate = torch.linalg.vector_norm(wave, dim=1)
-    grid = layer_grid(in_plane, batch, plan)
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    grid = None if traced else layer_grid(in_plane, batch, plan)
     degree = max_degree(coefficients)
     structure_factors = []
     for sign in (1.0, -1.0):
         # exponents stay negative whatever the thickness; the weight below restores the factor exp(2 G half)
         depth = sign * (height - centre[batch]) - half[batch]
-        sums = layer_sum(in_plane, depth, rate, moments, grid)
+        if grid is None:
+            sums = dense_layer_sum(in_plane, depth, rate, moments, batch, plan)
+        else:
+            sums = layer_sum(in_plane, depth, rate, moments, grid)
         structure_factors.append(_contract(sums, turned, sign * rate * length[graph], degree))
     decay = torch.exp(-rate * (length - 2.0 * half)[graph])
     weight = decay / (rate * -torch.expm1(-rate * length[graph]) * lattice.area[graph])
@@ -120,6 +124,21 @@ def layer_sum(in_plane: Tensor, depth: Tensor, rate: Tensor, moments: Tensor, gr
     ``in_plane`` (n_atoms, 2), ``depth`` (n_atoms,) <= 0, ``rate`` (n_layer,), ``moments`` (n_atoms, n_c).
     """
     return _LayerSum.apply(in_plane, depth, rate, moments, grid)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def dense_layer_sum(
+    in_plane: Tensor, depth: Tensor, rate: Tensor, moments: Tensor, batch: Tensor, plan: CoulombPlan
+) -> Tensor:
+    """Return what :func:`layer_sum` does by plain operations, for graphs that leave Python.
+
+    Keeps n_layer × n_atoms numbers: wave vectors are few here, some 100 in a layer of 20 × 20 Å.
+    """
+    turned = 2.0 * math.pi * plan.layer_pairs.to(in_plane.dtype)
+    reduced = in_plane - in_plane.detach().round()
+    inside = (plan.layer_batch[:, None] == batch).to(depth.dtype)
+    size = torch.exp(rate[:, None] * depth) * inside  # [g, j]
+    phase = turned @ reduced.transpose(0, 1)
+    return torch.stack([(size * phase.cos()) @ moments, (size * phase.sin()) @ moments], -1)
 
 
 def layer_gather(

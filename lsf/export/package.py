@@ -24,6 +24,7 @@ from lsf.errors import ModelFileError, did_you_mean
 from lsf.files import replacing
 from lsf.models.build import build_model
 from lsf.models.local_source import LocalSourceModel
+from lsf.options import NoOptions
 from lsf.recipe import Recipe
 from lsf.recipe_io import read_recipe_text, resolved_toml
 
@@ -107,6 +108,21 @@ def save_model(
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return path
+
+
+class SafetensorsExporter:
+    """Writes a model file anew, in the present format."""
+
+    suffix = ".safetensors"
+
+    def __init__(self, options: NoOptions) -> None:
+        self.options = options
+
+    def __call__(self, loaded: LoadedModel, path: Path) -> str:
+        """Write the file and return a line about it."""
+        training = loaded.metadata["training"]
+        save_model(loaded.model, path, loaded.recipe, loaded.facts, training)
+        return f"format {FORMAT_VERSION}"
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

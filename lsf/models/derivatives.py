@@ -13,6 +13,7 @@ from lsf.data.graph import GraphTensors, graph_tensors
 from lsf.models.local_source import LocalSourceModel, ModelOutput
 from lsf.models.moments import weights_fixed
 from lsf.models.sources import cartesian_dipoles, sum_over_graph
+from lsf.models.strain import deform, inverse_volume
 
 DERIVED = ("forces", "stress", "virial", "potential", "born_charges", "hessian")
 """Outputs :func:`evaluate` computes on request; all others are always there."""
@@ -53,14 +54,15 @@ def evaluate(
     graph = graph_tensors(batch, model.species)
     if not compute and not create_graph:
         with torch.no_grad():
-            return _outputs(model(*graph), graph)
+            return named_outputs(model(*graph), graph)
     # without create_graph nothing returned depends on the weights any more
     weights = nullcontext() if create_graph else weights_fixed()
     with torch.enable_grad(), weights:
         return _differentiated(model, graph, frozenset(compute), create_graph)
 
 
-def _outputs(output: ModelOutput, graph: GraphTensors) -> dict[str, Tensor]:
+def named_outputs(output: ModelOutput, graph: GraphTensors) -> dict[str, Tensor]:
+    """Return the outputs that need no derivative by name, see :func:`evaluate`."""
     charges = output.density[:, 0]
     named = {
         "energy": output.energy,
@@ -93,7 +95,7 @@ def _differentiated(
         # Fixed charges depend on nothing else that is differentiated.
         deformed = deformed._replace(formal_charges=graph.formal_charges.detach().requires_grad_(True))
     output: ModelOutput = model(*deformed)
-    named = _outputs(output, graph)
+    named = named_outputs(output, graph)
 
     targets = [positions] if compute & {"forces", "hessian"} else []
     if strain is not None:
@@ -110,7 +112,7 @@ def _differentiated(
             named["forces"] = -gradients[0]
         if strain is not None:
             named["virial"] = -gradients[-1]
-            named["stress"] = gradients[-1] * _inverse_volume(graph.cell)[:, None, None]
+            named["stress"] = gradients[-1] * inverse_volume(graph.cell)[:, None, None]
     if "potential" in compute:
         named["potential"] = _potential(output, create_graph)
     if "born_charges" in compute:
@@ -123,18 +125,8 @@ def _differentiated(
 def _strained(graph: GraphTensors) -> tuple[Tensor, GraphTensors]:
     """Return a zero strain per graph and the graph whose positions and cells it deforms, r → r(1 + ε)."""
     strain = torch.zeros_like(graph.cell).requires_grad_(True)
-    symmetric = 0.5 * (strain + strain.transpose(1, 2))
-    moved = torch.bmm(graph.positions.unsqueeze(1), symmetric.index_select(0, graph.batch)).squeeze(1)
-    deformed = graph._replace(
-        positions=graph.positions + moved, cell=graph.cell + torch.bmm(graph.cell, symmetric)
-    )
-    return strain, deformed
-
-
-def _inverse_volume(cell: Tensor) -> Tensor:
-    volume = torch.linalg.det(cell).abs()
-    empty = volume < 1.0e-9
-    return torch.where(empty, torch.zeros_like(volume), 1.0 / torch.where(empty, 1.0, volume))
+    positions, cell = deform(graph.positions, graph.cell, graph.batch, strain)
+    return strain, graph._replace(positions=positions, cell=cell)
 
 
 def _potential(output: ModelOutput, create_graph: bool) -> Tensor:

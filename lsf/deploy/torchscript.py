@@ -1,0 +1,167 @@
+"""Exported TorchScript files in Python: neighbours from vesin, everything else from the file.
+
+Nothing is unpickled, and neither the model's code nor its recipe is needed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from ase import Atoms
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lsf.data.neighbors import Neighbors, find_neighbors
+from lsf.errors import LsfError, ModelFileError
+
+FORMAT: Final = "lsf-torchscript"
+FORMAT_VERSION: Final = 1
+METADATA_FILE: Final = "metadata.json"
+
+Array = NDArray[Any]
+
+
+class ScriptFile:
+    """A model in a TorchScript file, with its metadata.
+
+    Parameters
+    ----------
+    file : path or open file
+    device : where to compute
+
+    Raises
+    ------
+    ModelFileError
+        when the file is missing, damaged, no model of lsf, or of a newer format.
+    """
+
+    def __init__(self, file: str | Path | io.BytesIO, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        name = "file" if isinstance(file, io.BytesIO) else str(file)
+        if not isinstance(file, io.BytesIO) and not Path(file).is_file():
+            raise ModelFileError(f"{file}: there is no such model file")
+        extra = {METADATA_FILE: ""}
+        source = file if isinstance(file, io.BytesIO) else str(file)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            try:
+                self.module = torch.jit.load(source, map_location=self.device, _extra_files=extra)
+            except RuntimeError as error:
+                raise ModelFileError(f"{name}: not a readable TorchScript file ({error})") from error
+        if not extra[METADATA_FILE]:
+            raise ModelFileError(f"{name}: a TorchScript file, but not a model exported by lsf")
+        self.metadata: dict[str, Any] = json.loads(extra[METADATA_FILE])
+        if self.metadata.get("format") != FORMAT:
+            raise ModelFileError(f"{name}: a TorchScript file, but not a model exported by lsf")
+        if self.metadata["format_version"] > FORMAT_VERSION:
+            raise ModelFileError(
+                f"{name}: written by lsf {self.metadata['lsf_version']} in format "
+                f"{self.metadata['format_version']}; this lsf reads formats up to {FORMAT_VERSION}: "
+                "update lsf"
+            )
+        self.module.eval()
+
+    @property
+    def cutoff(self) -> float:
+        """Cutoff of the neighbour list in Å."""
+        return float(self.metadata["cutoff"])
+
+    @property
+    def species(self) -> list[str]:
+        """Chemical symbols the model knows."""
+        return list(self.metadata["species"])
+
+    def inputs(self, structures: Sequence[Atoms]) -> dict[str, Tensor]:
+        """Return the arguments of the file's ``forward`` for ASE structures.
+
+        Taken from them: positions, cell, pbc, numbers, ``info["external_field"]`` (gradient of the potential,
+        V/Å), ``info["total_charge"]``, ``info["total_spin"]`` and ``arrays["formal_charges"]``.
+        """
+        parts = [
+            structure_inputs(
+                atoms.positions,
+                np.array(atoms.cell),
+                atoms.pbc,
+                atoms.numbers,
+                self.cutoff,
+                external_field=atoms.info.get("external_field"),
+                formal_charges=atoms.arrays.get("formal_charges"),
+                total_charge=float(atoms.info.get("total_charge", 0.0)),
+                total_spin=float(atoms.info.get("total_spin", 0.0)),
+            )
+            for atoms in structures
+        ]
+        return collated(parts)
+
+    def evaluate(self, inputs: dict[str, Tensor], detail: int = 1) -> dict[str, Tensor]:
+        """Return the outputs: energies and charges (``detail`` 0), forces and stress (1), the potential (2).
+
+        Raises :class:`lsf.errors.LsfError` on an element, periodicity or cell the model cannot treat.
+        """
+        moved = {name: value.to(self.device) for name, value in inputs.items()}
+        try:
+            # the optimising executor compiles anew for every size: seconds at the start of every run
+            with torch.jit.optimized_execution(False), torch.enable_grad():  # type: ignore[attr-defined]
+                found: dict[str, Tensor] = self.module(**moved, detail=detail)
+        except torch.jit.Error as error:
+            raise LsfError(_reason(error)) from error
+        return found
+
+
+def structure_inputs(
+    positions: Array,
+    cell: Array,
+    pbc: Array,
+    atomic_numbers: Array,
+    cutoff: float,
+    neighbors: Neighbors | None = None,
+    external_field: Array | None = None,
+    formal_charges: Array | None = None,
+    total_charge: float = 0.0,
+    total_spin: float = 0.0,
+) -> dict[str, Tensor]:
+    """Return the arguments of a file's ``forward`` for one structure; positions and cell in Å."""
+    positions = np.ascontiguousarray(positions, dtype=np.float64)
+    cell = np.ascontiguousarray(cell, dtype=np.float64).reshape(3, 3)
+    periodic = np.asarray(pbc, dtype=np.bool_).reshape(3)
+    if neighbors is None:
+        neighbors = find_neighbors(positions, cell, periodic, cutoff)
+    field = np.zeros(3) if external_field is None else np.asarray(external_field, dtype=np.float64)
+    charges = np.zeros(0) if formal_charges is None else np.asarray(formal_charges, dtype=np.float64)
+    return {
+        "positions": torch.tensor(positions),
+        "cell": torch.tensor(cell).unsqueeze(0),
+        "pbc": torch.tensor(periodic).unsqueeze(0),
+        "atomic_numbers": torch.tensor(np.asarray(atomic_numbers, dtype=np.int64)),
+        "edge_index": torch.tensor(neighbors.edge_index),
+        "unit_shifts": torch.tensor(neighbors.unit_shifts.astype(np.float64)),
+        "batch": torch.zeros(len(positions), dtype=torch.int64),
+        "external_field": torch.tensor(field).reshape(1, 3),
+        "formal_charges": torch.tensor(charges),
+        "total_charge": torch.tensor([total_charge], dtype=torch.float64),
+        "total_spin": torch.tensor([total_spin], dtype=torch.float64),
+    }
+
+
+def collated(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the arguments of several structures as those of one batch."""
+    offset, edges, batch = 0, [], []
+    for index, part in enumerate(parts):
+        edges.append(part["edge_index"] + offset)
+        batch.append(part["batch"] + index)
+        offset += part["positions"].shape[0]
+    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "edge_index"}
+    return found | {"edge_index": torch.cat(edges, 1), "batch": torch.cat(batch)}
+
+
+def _reason(error: Exception) -> str:
+    """Return what the file says is wrong, without its trace."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].removeprefix("RuntimeError: ") if lines else "the model file failed"

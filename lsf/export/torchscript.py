@@ -1,0 +1,243 @@
+"""TorchScript files: one file that runs with torch alone, in Python or C++.
+
+The model in Python is traced, so that there is one source; only the two heavy Coulomb sums and the lists
+are written in TorchScript. Of the kernels it takes the plain one. The archive's extra file
+``metadata.json`` says what is inside.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import attrs
+import torch
+from ase import Atoms
+from torch import Tensor, nn
+
+import lsf
+from lsf.data.graph import GraphTensors, graph_tensors
+from lsf.deploy.torchscript import FORMAT, FORMAT_VERSION, METADATA_FILE, ScriptFile
+from lsf.electrostatics.boundary import KIND_OPEN
+from lsf.export.package import CONVENTIONS, UNITS, LoadedModel
+from lsf.export.script_model import BY_ELEMENT, NO_CHARGES, PER_ATOM, ScriptModel
+from lsf.export.script_plan import ScriptPlanner, kinds_by_periodicity
+from lsf.export.verify import TOLERANCES, batch_of, compare, structures
+from lsf.files import replacing
+from lsf.models.derivatives import evaluate, named_outputs
+from lsf.models.interaction import Interaction
+from lsf.models.local_source import CoulombTerm, LocalSourceModel
+from lsf.models.sources import NoSource
+from lsf.options import option
+
+_MADE_INSIDE: Final = ("open_pairs", "mesh_size", "mesh_order", "open_box", "truncation_radius")
+
+
+@attrs.frozen
+class TorchScriptOptions:
+    """Options of the exporter."""
+
+    dtype: Literal["float64", "float32"] | None = option(
+        "Precision of the parameters and the short-range part in the file; the model's own where not given. "
+        "float32 is faster; electrostatics stays in float64.",
+        default=None,
+    )
+
+
+class TorchScriptExporter:
+    """Writes TorchScript files."""
+
+    suffix = ".pt"
+
+    def __init__(self, options: TorchScriptOptions) -> None:
+        self.options = options
+
+    def __call__(self, loaded: LoadedModel, path: Path) -> str:
+        """Write the file and return what its verification found."""
+        return export_torchscript(loaded, path, self.options)
+
+
+def export_torchscript(loaded: LoadedModel, path: Path, options: TorchScriptOptions) -> str:
+    """Write a model as TorchScript, whole or not at all, and return what the verification found.
+
+    The file is evaluated before it is written, on structures that the trace has not seen.
+
+    Raises
+    ------
+    ExportError
+        when file and model disagree.
+    """
+    dtype = getattr(torch, options.dtype or loaded.recipe.dtype)
+    model = _prepared(loaded.model, dtype)
+    kinds = _kinds(loaded, model)
+    # a model without charges treats any periodicity in the file, in Python those of its boundary method
+    batches = structures(loaded, kinds_by_periodicity(loaded.recipe.electrostatics.boundary))
+    script = _compiled(loaded, model, kinds, batches[0])
+    metadata = _metadata(loaded, model, script, dtype)
+    file = ScriptFile(io.BytesIO(_archive(script, metadata)))
+    errors = _verified(loaded, model, file, batches, dtype)
+    metadata["verified"] = {"structures": sum(map(len, batches)), "largest_relative_difference": errors}
+    content = _archive(script, metadata)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return agreement(metadata["verified"])
+
+
+def agreement(verified: dict[str, Any]) -> str:
+    """Return one line about a verification."""
+    name, error = max(verified["largest_relative_difference"].items(), key=lambda item: item[1])
+    return f"agrees with the model on {verified['structures']} structures to {error:.0e} ({name})"
+
+
+def _archive(script: Any, metadata: dict[str, Any]) -> bytes:
+    content = io.BytesIO()
+    with _quiet():
+        torch.jit.save(
+            script, content, _extra_files={METADATA_FILE: json.dumps(metadata, ensure_ascii=False)}
+        )
+    return content.getvalue()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out that TorchScript is deprecated, and that traces hold constants: the file is verified."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        yield
+
+
+def _prepared(model: LocalSourceModel, dtype: torch.dtype) -> LocalSourceModel:
+    """Return a copy on the CPU with kernels and Coulomb sums that can leave Python."""
+    model = copy.deepcopy(model).cpu().eval().set_dtype(dtype)
+    for module in model.modules():
+        if isinstance(module, Interaction):
+            module.kernels = "plain"
+    if isinstance(model.coulomb, CoulombTerm):
+        model.coulomb.settings = attrs.evolve(model.coulomb.settings, backend="direct")
+    return model
+
+
+def _kinds(loaded: LoadedModel, model: LocalSourceModel) -> list[int]:
+    """Return the kinds by number of periodic directions; a model without charges treats all alike."""
+    if not isinstance(model.coulomb, CoulombTerm):
+        return [KIND_OPEN] * 4
+    return kinds_by_periodicity(loaded.recipe.electrostatics.boundary)
+
+
+class _Flat(nn.Module):
+    """The model with tensors in and a tuple of tensors out, as a trace wants it."""
+
+    def __init__(self, model: LocalSourceModel, inputs: tuple[str, ...], has_open: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = inputs
+        self.has_open = has_open
+        self.names: list[str] = []
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs in the order of ``names``."""
+        given = dict(zip(self.inputs, tensors, strict=True))
+        kind = given["kind"]
+        numbers = torch.zeros_like(given["slab_length"])
+        triples = numbers.unsqueeze(1).expand(-1, 3)
+        made = {
+            # the sums make their own pairs: this one tells that there are any
+            "open_pairs": torch.zeros((2, int(self.has_open)), dtype=torch.int64, device=kind.device),
+            "mesh_size": triples.to(torch.int64),
+            "mesh_order": torch.zeros_like(kind),
+            "open_box": triples,
+            "truncation_radius": numbers,
+        }
+        graph = GraphTensors(*((given | made)[name] for name in GraphTensors._fields))
+        named = named_outputs(self.model(*graph), graph)
+        self.names = list(named)
+        return tuple(named.values())
+
+
+def _compiled(
+    loaded: LoadedModel, model: LocalSourceModel, kinds: list[int], examples: Sequence[Atoms]
+) -> Any:
+    """Return the scripted model around the trace of the model in Python."""
+    settings = loaded.recipe.electrostatics
+    inputs = tuple(name for name in GraphTensors._fields if name not in _MADE_INSIDE)
+    graph = graph_tensors(batch_of(loaded, examples, attrs.evolve(settings, backend="direct")), model.species)
+    flat = _Flat(copy.deepcopy(model).requires_grad_(False), inputs, KIND_OPEN in kinds)
+    with _quiet():
+        traced = torch.jit.trace(
+            flat, tuple(getattr(graph, name) for name in inputs), check_trace=False, strict=False
+        )
+        rule = loaded.recipe.model.options.formal_charge_rule()
+        species = model.species.tolist()
+        table = None
+        if isinstance(rule, dict):
+            from ase.data import chemical_symbols
+
+            table = [float(rule[chemical_symbols[number]]) for number in species]
+        bounds = getattr(loaded.recipe.model.options, "oxidation_range", (-float("inf"), float("inf")))
+        outer = ScriptModel(
+            traced,
+            flat.names,
+            ScriptPlanner(settings, kinds),
+            species,
+            table,
+            NO_CHARGES if rule is None else BY_ELEMENT if table is not None else PER_ATOM,
+            (float(bounds[0]), float(bounds[1])),
+        )
+        return torch.jit.script(outer.eval())
+
+
+def _verified(
+    loaded: LoadedModel,
+    model: LocalSourceModel,
+    file: ScriptFile,
+    batches: Sequence[Sequence[Atoms]],
+    dtype: torch.dtype,
+) -> dict[str, float]:
+    """Return the largest difference to the model in Python by output."""
+    largest: dict[str, float] = {}
+    settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
+    for atoms in batches:
+        expected = evaluate(
+            model, batch_of(loaded, atoms, settings), ("forces", "virial", "stress", "potential")
+        )
+        found = file.evaluate(file.inputs(atoms), detail=2)
+        what = f"verification on {sum(len(item) for item in atoms)} atoms, pbc = {atoms[0].pbc.tolist()}"
+        for name, error in compare(expected, found, TOLERANCES[dtype], what).items():
+            largest[name] = max(error, largest.get(name, 0.0))
+    return largest
+
+
+def _metadata(
+    loaded: LoadedModel, model: LocalSourceModel, script: Any, dtype: torch.dtype
+) -> dict[str, Any]:
+    settings = loaded.recipe.electrostatics
+    has_charges = not isinstance(model.source, NoSource)
+    rule = loaded.recipe.model.options.formal_charge_rule()
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "lsf_version": lsf.__version__,
+        "torch_version": str(torch.__version__),
+        "name": loaded.recipe.name,
+        "model": loaded.recipe.model.use,
+        "species": loaded.metadata["species"],
+        "atomic_numbers": model.species.tolist(),
+        "cutoff": model.r_max,
+        "dtype": str(dtype).removeprefix("torch."),
+        "boundary": settings.boundary if has_charges else None,
+        "periodic_directions": [n for n, kind in enumerate(_kinds(loaded, model)) if kind >= 0],
+        "electrostatics": attrs.asdict(settings) if has_charges else None,
+        "formal_charges": rule,
+        "unwrapped_positions": has_charges,
+        "units": UNITS,
+        "conventions": CONVENTIONS,
+        "inputs": [argument.name for argument in script.forward.schema.arguments[1:]],
+        "outputs": [*script.names, "forces", "virial", "stress", "potential"],
+    }
