@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from lsf.errors import LsfError
+
+MACHINE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE})
+"""Causes that are no mistake of the user's."""
+
+
+class MachineError(LsfError):
+    """The machine failed: the disk is full or broken."""
 
 
 @contextlib.contextmanager
@@ -16,7 +25,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     The folder is made where it is missing. When the block raises (a full disk, Ctrl-C), the temporary
     file is removed and ``path`` stays as it was; an ``OSError`` becomes a :class:`lsf.errors.LsfError`
-    that names the file and the cause. The block should do nothing but write.
+    that names the file and the cause, a :class:`MachineError` where the machine is to blame. The block
+    should do nothing but write.
     """
     path = Path(path)
     # the process number keeps two runs apart; the suffix stays, since writers choose the format by it
@@ -29,7 +39,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise LsfError(f"cannot write {path}: {reason}; what was there before is unchanged") from error
+        kind = MachineError if error.errno in MACHINE else LsfError
+        raise kind(f"cannot write {path}: {reason}; what was there before is unchanged") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import lsf
 from lsf import cli
 from lsf.catalog import catalog, own_folder
 from lsf.errors import LsfError, Problem, RecipeError
+from lsf.files import MachineError
 
 
 @pytest.fixture
@@ -282,6 +283,7 @@ class OutOfMemoryError(RuntimeError):
          "interrupted: stopped after epoch 3; the same command goes on\n"),
         (OSError(errno.ENOSPC, NO_SPACE, "runs/x"), 1, f"error: runs/x: {NO_SPACE}\n"),
         (OSError(errno.ENOSPC, NO_SPACE), 1, f"error: {NO_SPACE}\n"),
+        (MachineError(f"cannot write runs/x: {NO_SPACE}"), 1, f"error: cannot write runs/x: {NO_SPACE}\n"),
         (OSError("odd"), 1, "error: odd\n"),
         (MemoryError(), 1, NO_MEMORY),
         (OutOfMemoryError("CUDA"), 1, NO_MEMORY),

@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from lsf.errors import LsfError
-from lsf.files import replacing
+from lsf.files import MachineError, replacing
 
 
 def test_file_appears_when_the_block_ends(tmp_path):
@@ -36,7 +36,7 @@ def test_full_disk_is_one_message_and_changes_nothing(tmp_path):
     path = tmp_path / "last"
     path.write_text("old")
     with (
-        pytest.raises(LsfError, match=r"cannot write .*last: No space left on device; .* unchanged"),
+        pytest.raises(MachineError, match=r"cannot write .*last: No space left on device; .* unchanged"),
         replacing(path),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -46,5 +46,9 @@ def test_full_disk_is_one_message_and_changes_nothing(tmp_path):
 
 def test_folder_that_cannot_be_made_is_one_message(tmp_path):
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(LsfError, match=r"cannot write .*taken"), replacing(tmp_path / "taken" / "model"):
+    with (
+        pytest.raises(LsfError, match=r"cannot write .*taken") as caught,
+        replacing(tmp_path / "taken" / "model"),
+    ):
         pass
+    assert not isinstance(caught.value, MachineError)

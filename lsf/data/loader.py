@@ -59,6 +59,8 @@ class _Findings:
 
     problems: list[Problem] = attrs.field(factory=list)
     warnings: list[str] = attrs.field(factory=list)
+    unread: bool = False
+    """Whether frames of a file could not be read; what follows from that alone is no problem of its own."""
 
     def stop_if_any(self, log: logging.Logger) -> None:
         for warning in self.warnings:
@@ -142,6 +144,7 @@ def _read(recipe: Recipe, paths: Mapping[str, str], findings: _Findings) -> dict
     }
     for split, reading in readings.items():
         findings.problems += reading.problems
+        findings.unread |= bool(reading.problems)
         if split == TRAIN:
             findings.problems += reading.absent
         else:
@@ -199,10 +202,13 @@ def _check(
         findings.warnings += net_charge_warnings(split, split_frames, rule, recipe.electrostatics)
     findings.problems += checks.duplicate_problems(frames, limits)
     species = sorted({number for frame in frames[TRAIN] for number in frame.numbers.tolist()})
+    chosen = _atomic_energies(recipe, frames[TRAIN], isolated, species)
+    if findings.unread:
+        # what the readable frames lack, and energies fitted to them, say nothing about the rest of a file
+        return chosen.energies
     for split, split_frames in frames.items():
         if split != TRAIN:
             findings.problems += checks.species_problems(split_frames, species)
-    chosen = _atomic_energies(recipe, frames[TRAIN], isolated, species)
     findings.problems += chosen.problems
     findings.warnings += chosen.warnings
     judged = chosen.energies

@@ -31,11 +31,12 @@ class HasParameterGroups(Protocol):
 
 
 @attrs.frozen
-class AdamOptions:
-    """Options of Adam and AdamW."""
+class MomentOptions:
+    """Options of all optimizers that average gradients and their squares."""
 
     betas: tuple[float, float] = option(
-        "Decay of the running means of gradient and squared gradient. Closer to 1 averages over more steps.",
+        "Decay of the running means of gradient and squared gradient; of schedulefree the first one is the "
+        "weight of the average in the point where gradients are taken. Closer to 1 averages over more steps.",
         default=(0.9, 0.999),
         validator=each(between(0.0, 1.0)),
     )
@@ -50,6 +51,12 @@ class AdamOptions:
         default=0.0,
         validator=at_least(0.0),
     )
+
+
+@attrs.frozen
+class AdamOptions(MomentOptions):
+    """Options of Adam and AdamW."""
+
     amsgrad: bool = option(
         "Divide by the largest squared gradient seen, not the current mean. It is steadier late in training.",
         default=True,
@@ -57,26 +64,9 @@ class AdamOptions:
 
 
 @attrs.frozen
-class ScheduleFreeOptions:
+class ScheduleFreeOptions(MomentOptions):
     """Options of schedule-free AdamW."""
 
-    betas: tuple[float, float] = option(
-        "Weight of the average in the point where gradients are taken, and decay of the squared gradient. "
-        "Long runs like a first value nearer to 1.",
-        default=(0.9, 0.999),
-        validator=each(between(0.0, 1.0)),
-    )
-    eps: float = option(
-        "Added to the root of the squared gradient. It bounds the step where gradients vanish.",
-        default=1e-8,
-        validator=above(0.0),
-    )
-    weight_decay: float = option(
-        "Pull of the weights of the groups interactions_decay and products towards zero; all others are left "
-        "alone. A little keeps weights from drifting.",
-        default=0.0,
-        validator=at_least(0.0),
-    )
     warmup_steps: int = option(
         "Number of steps over which the learning rate rises from zero. Some keep the first steps from "
         "diverging.",

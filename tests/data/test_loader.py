@@ -262,3 +262,14 @@ def test_the_draw_of_validation_frames_may_have_its_own_seed(tmp_path):
 
     assert drawn(seed=3, valid_seed=4) == drawn(seed=5, valid_seed=4) == drawn(seed=4)
     assert drawn(seed=3, valid_seed=4) != drawn(seed=3)
+
+
+def test_a_truncated_file_is_the_only_problem(tmp_path):
+    # the one readable frame says nothing of the energies and elements of the others
+    whole = "".join([*waters(1), frame_text("S O H", info="REF_energy=-900 total_charge=0")])
+    path = tmp_path / "train.xyz"
+    path.write_text(whole[: whole.rindex("H ")])
+    other = write(tmp_path / "test.xyz", frame_text("S H H"), *waters(1, seed=4, info="x=1"))
+    with pytest.raises(DataError, match="the file is truncated") as caught:
+        load(path, valid=other, atomic_energies={"H": -13.6})
+    assert len(caught.value.problems) == 1
