@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from lsf.electrostatics import scripted
+from lsf.electrostatics.backends import capturing
 from lsf.electrostatics.boundary import (
     KIND_BOX,
     KIND_OPEN,
@@ -21,7 +23,7 @@ from lsf.electrostatics.boundary import (
     mesh_request,
 )
 from lsf.electrostatics.corrections import box_energy, slab_energy, truncated_energy
-from lsf.electrostatics.dispatch import arrange, capturing, open_pairs
+from lsf.electrostatics.dispatch import arrange, open_pairs
 from lsf.electrostatics.fourier import fourier_sum
 from lsf.electrostatics.lattice import Lattice, build_lattice, of_structure
 from lsf.electrostatics.layer import layer_energy
@@ -69,7 +71,9 @@ def coulomb_energy(
     sigma = settings.smearing_width
     lattice = build_lattice(cell, plan)
     energy = _self_energy(coefficients, batch, plan, settings)
-    if plan.open_pairs.shape[1]:
+    if plan.open_pairs.shape[1] and scripting():
+        energy = energy + scripted.open_energy(coefficients, positions, batch, plan, sigma)
+    elif plan.open_pairs.shape[1]:
         energy = energy + open_pairs(settings.backend, coefficients, positions, batch, plan, sigma)
     if plan.k_triplets.shape[0]:
         energy = energy + _reciprocal_energy(coefficients, positions, lattice, batch, plan, settings)
@@ -82,7 +86,7 @@ def coulomb_energy(
     if _any(plan.kind == KIND_BOX):
         box = box_energy(coefficients, positions, lattice.volume, batch, sigma)
         energy = energy + torch.where(plan.kind == KIND_BOX, box, 0.0)
-    if _any(plan.mesh_order > 0):
+    if meshes(plan, settings):
         radius = plan.truncation_radius.to(cell.dtype)
         energy = energy + truncated_energy(coefficients, radius, lattice.volume, batch)
     # a single open atom has no pair: derivatives by every input must exist all the same
@@ -94,14 +98,24 @@ def _any(mask: Tensor) -> bool:
     return capturing() or bool(mask.any())
 
 
+def scripting() -> bool:
+    """Return whether a graph for TorchScript is captured, which takes in no ``autograd.Function``."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
+
+
+def meshes(plan: CoulombPlan, settings: Electrostatics) -> bool:
+    """Return whether a structure may be summed on a mesh."""
+    return settings.backend != "direct" and _any(plan.mesh_order > 0)
+
+
 def _self_energy(coefficients: Tensor, batch: Tensor, plan: CoulombPlan, settings: Electrostatics) -> Tensor:
     """Return what to add per structure: reciprocal sums contain the self-interaction, pair sums do not."""
     contained = ((plan.kind != KIND_OPEN) | (plan.mesh_order > 0)).to(coefficients.dtype)
     wanted = 1.0 if settings.include_self_interaction else 0.0
     if not _any(contained != wanted):
-        return coefficients.new_zeros(len(plan.kind))
+        return coefficients.new_zeros(plan.kind.shape[0])
     energies = self_energies(coefficients, settings.smearing_width) * (wanted - contained)[batch]
-    return energies.new_zeros(len(plan.kind)).index_add(0, batch, energies)
+    return energies.new_zeros(plan.kind.shape[0]).index_add(0, batch, energies)
 
 
 def _reciprocal_energy(
@@ -116,16 +130,13 @@ def _reciprocal_energy(
 
     .. math:: w_n = \frac{4\pi k_e}{V} \frac{e^{-\sigma^2 k^2}}{k^2}\, t(k/k_c), \quad k = 2\pi n h^{-T}
     """
-    n_graphs = len(plan.kind)
+    n_graphs = plan.kind.shape[0]
     inverse = of_structure(lattice.inverse, batch)
     fractional = torch.matmul(positions[:, None, :], inverse)[:, 0]
-    meshed = _any(plan.mesh_order > 0)
+    meshed = meshes(plan, settings)
     if meshed:
         fractional = centred(fractional, batch, n_graphs)
     moments = fractional_moments(coefficients, inverse)
-    pair = arrange(settings.backend, fractional, batch, plan)
-    structure_factor = fourier_sum(fractional, moments, pair, max_degree(coefficients))
-
     turned = 2.0 * math.pi * plan.k_triplets.to(positions.dtype)
     transposed = of_structure(lattice.inverse.transpose(1, 2), plan.k_batch)
     squared = torch.matmul(turned[:, None, :], transposed).square().sum((1, 2))
@@ -138,8 +149,13 @@ def _reciprocal_energy(
         weights = weights * taper(wave_numbers / cutoffs[plan.k_batch])
     else:
         weights = weights * taper(wave_numbers / settings.k_cutoff)
-    terms = weights * structure_factor.square().sum(-1)
-    sums = terms.new_zeros(n_graphs).index_add(0, plan.k_batch, terms)
+    degree = max_degree(coefficients)
+    if scripting():
+        sums = scripted.reciprocal_energy(fractional, moments, weights, batch, plan, degree)
+    else:
+        pair = arrange(settings.backend, fractional, batch, plan)
+        terms = weights * fourier_sum(fractional, moments, pair, degree).square().sum(-1)
+        sums = terms.new_zeros(n_graphs).index_add(0, plan.k_batch, terms)
     return 4.0 * math.pi * COULOMB_CONSTANT * sums / lattice.volume
 
 
