@@ -89,7 +89,9 @@ def coulomb_energy(
     if meshes(plan, settings):
         radius = plan.truncation_radius.to(cell.dtype)
         energy = energy + truncated_energy(coefficients, radius, lattice.volume, batch)
-    # a single open atom has no pair: derivatives by every input must exist all the same
+    if plan.k_triplets.shape[0]:
+        return energy
+    # open structures have no cell, a single atom no pair: derivatives by every input must exist all the same
     return energy + positions[:0].sum() + coefficients[:0].sum() + cell[:0].sum()
 
 

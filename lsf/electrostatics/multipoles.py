@@ -37,7 +37,8 @@ def dipoles(coefficients: Tensor) -> Tensor:
     """Return the Cartesian dipoles (n_atoms, 3) [e Å]; zero for charges only."""
     if coefficients.shape[1] == 1:
         return coefficients.new_zeros(coefficients.shape[0], 3)
-    return coefficients[:, [1 + column for column in CARTESIAN_FROM_SPHERICAL]]
+    # a cyclic order: a slice and a rotation cost less than an index, above all backwards
+    return coefficients[:, 1:4].roll(CARTESIAN_FROM_SPHERICAL.index(0), 1)
 
 
 def quadrupoles(coefficients: Tensor) -> Tensor:
@@ -71,15 +72,19 @@ def fractional_moments(coefficients: Tensor, inverse: Tensor) -> Tensor:
     (n_atoms, n_monomials) [e], columns ordered as :func:`monomials`
     """
     degree = max_degree(coefficients)
-    columns = {(0, 0, 0): coefficients[:, 0]}
-    if degree >= 1:
-        dipole = torch.matmul(dipoles(coefficients)[:, None, :], inverse)[:, 0]
-        columns |= {_exponents(a): dipole[:, a] for a in range(3)}
-    if degree >= 2:
-        tensor = inverse.transpose(1, 2) @ quadrupoles(coefficients) @ inverse
-        for a in range(3):
-            columns[_exponents(a, a)] = tensor[:, a, a]
-            columns |= {_exponents(a, b): 2.0 * tensor[:, a, b] for b in range(a)}
+    if degree == 0:
+        return coefficients
+    dipole = torch.matmul(dipoles(coefficients)[:, None, :], inverse)[:, 0]
+    if degree == 1:
+        axes = dipole.index_select(
+            1, torch.tensor([e.index(1) for e in monomials(1)[1:]], device=dipole.device)
+        )
+        return torch.cat([coefficients[:, :1], axes], 1)
+    columns = {(0, 0, 0): coefficients[:, 0], **{_exponents(a): dipole[:, a] for a in range(3)}}
+    tensor = inverse.transpose(1, 2) @ quadrupoles(coefficients) @ inverse
+    for a in range(3):
+        columns[_exponents(a, a)] = tensor[:, a, a]
+        columns |= {_exponents(a, b): 2.0 * tensor[:, a, b] for b in range(a)}
     return torch.stack([columns[exponents] for exponents in monomials(degree)], dim=1)
 
 
