@@ -7,7 +7,7 @@ together is checked in :mod:`lsf.resolve`.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from lsf.recipe import Head, LossTerm, Recipe, Tracker
 from lsf.structure import INVALID, FileName, Structurer
 from lsf.toml import KeyPath, Positions, dotted, parse_toml, write_toml
 from lsf.wording import NONE_WORD, Field, found_text
+
+Complete = Callable[[dict[str, Any], Path], None]
+"""Adds to the tables of a recipe what follows from files they name."""
 
 
 @attrs.frozen
@@ -68,9 +71,15 @@ def in_order(problems: Sequence[Problem]) -> list[Problem]:
     return sorted(problems, key=line)
 
 
-def draft_recipe(path: str | Path, overrides: Sequence[str] = (), components: Catalog | None = None) -> Draft:
+def draft_recipe(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    components: Catalog | None = None,
+    complete: Complete | None = None,
+) -> Draft:
     """Return the recipe in a TOML file as far as it can be read, with its problems.
 
+    ``complete`` may add to its tables before defaults are filled in; it gets them and the recipe's folder.
     Raises RecipeError when there is no text to read or it is not TOML.
     """
     path = Path(path)
@@ -86,15 +95,22 @@ def draft_recipe(path: str | Path, overrides: Sequence[str] = (), components: Ca
         reason = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8 text"
         problem = Problem(str(path), "", f"{reason}", "a readable text file (TOML)")
         raise RecipeError("the recipe cannot be read", [problem]) from error
-    return _draft(text, str(path), path.absolute().parent, overrides, components)
+    return _draft(text, str(path), path.absolute().parent, overrides, components, complete)
 
 
 def _draft(
-    text: str, source: str, folder: Path, overrides: Sequence[str], components: Catalog | None
+    text: str,
+    source: str,
+    folder: Path,
+    overrides: Sequence[str],
+    components: Catalog | None,
+    complete: Complete | None = None,
 ) -> Draft:
     table = parse_toml(text, source)
     positions = Positions.of(text, source)
     problems = apply_overrides(table, overrides, positions)
+    if complete is not None:
+        complete(table, folder)
     structurer = Structurer(
         positions,
         components or catalog(),

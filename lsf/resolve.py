@@ -20,6 +20,7 @@ from lsf.errors import LsfError, Problem, RecipeError, nearest
 from lsf.options import device_name
 from lsf.recipe import Recipe
 from lsf.recipe_io import draft_recipe, in_order
+from lsf.start import fill_from_model_file, start_problems
 from lsf.structure import FileName
 from lsf.toml import KeyPath, Positions, dotted
 
@@ -46,7 +47,7 @@ def resolve(path: str | Path, overrides: Sequence[str] = (), components: Catalog
     Raises RecipeError with all problems of the schema, of settings that do not fit together, of files that
     do not exist and of a device that is not there.
     """
-    draft = draft_recipe(path, overrides, components)
+    draft = draft_recipe(path, overrides, components, fill_from_model_file)
     found = [*draft.problems, *(_placed(item, draft.positions) for item in _missing_files(draft.files))]
     if draft.recipe is not None:
         suspect = tuple(problem.key for problem in draft.problems)
@@ -221,6 +222,10 @@ def _model(recipe: Recipe, _components: Catalog) -> list[Problem]:
     return options.problems(recipe, "") if isinstance(options, ChecksRecipe) else []
 
 
+def _start(recipe: Recipe, _components: Catalog) -> list[Problem]:
+    return start_problems(recipe.model.options)
+
+
 def _device(recipe: Recipe, _components: Catalog) -> list[Problem]:
     problem = _device_problem(recipe.device)
     return [problem] if problem is not None else []
@@ -251,6 +256,7 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Rule], ...]] = (
     (("stages", "heads"), _loss_labels),
     (("model", "heads"), _formal_charges),
     (("model", "electrostatics"), _model),
+    (("model",), _start),
     (("device",), _device),
 )
 """Each rule with the keys it reads."""

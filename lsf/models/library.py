@@ -22,6 +22,7 @@ from lsf.models.options import (
     MACEOptions,
 )
 from lsf.models.oxidation import (
+    Mixer,
     NoMixer,
     OxidationDependentTransfer,
     ProductMixer,
@@ -124,7 +125,7 @@ def _radial(options: BackboneOptions) -> RadialBasis:
     return radial
 
 
-def _mixer(options: LocalSplitChargesOptions, hidden: Irreps) -> nn.Module:
+def _mixer(options: LocalSplitChargesOptions, hidden: Irreps) -> Mixer:
     bounds = (options.oxidation_range[0], options.oxidation_range[1])
     if options.oxidation_mixer == "sum":
         return SumMixer(hidden.channels, bounds)

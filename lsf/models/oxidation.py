@@ -41,15 +41,30 @@ class OxidationEmbedding(nn.Module):
         return embedded
 
 
-class NoMixer(nn.Module):
+class Mixer(nn.Module):
+    """A way for formal charges into the initial scalars."""
+
+    def forward(self, initial: Tensor, formal_charges: Tensor) -> Tensor:
+        """Return ``(n_atoms, 1, channels)`` from ``initial`` of that shape and charges ``(n_atoms,)``."""
+        raise NotImplementedError
+
+    def make_neutral(self) -> None:
+        """Let the initial features pass unchanged, until trained."""
+        raise NotImplementedError
+
+
+class NoMixer(Mixer):
     """Leaves the initial features alone."""
 
     def forward(self, initial: Tensor, formal_charges: Tensor) -> Tensor:
         """Return ``initial``."""
         return initial
 
+    def make_neutral(self) -> None:
+        """Do nothing: there is nothing to switch off."""
 
-class SumMixer(nn.Module):
+
+class SumMixer(Mixer):
     """Adds the embedding of the formal charge to the initial scalars."""
 
     def __init__(self, channels: int, bounds: tuple[float, float]) -> None:
@@ -61,8 +76,13 @@ class SumMixer(nn.Module):
         added: Tensor = self.embedding(formal_charges).unsqueeze(1)
         return initial + added
 
+    def make_neutral(self) -> None:
+        """Let the initial features pass unchanged, until trained."""
+        nn.init.zeros_(self.embedding.weight)
+        nn.init.zeros_(self.embedding.bias)
 
-class ProductMixer(nn.Module):
+
+class ProductMixer(Mixer):
     """Multiplies the initial scalars by the embedding, channel by channel, and mixes channels."""
 
     def __init__(self, channels: int, bounds: tuple[float, float]) -> None:
@@ -74,6 +94,14 @@ class ProductMixer(nn.Module):
         """Return ``(n_atoms, 1, channels)``."""
         mixed: Tensor = self.linear(initial * self.embedding(formal_charges).unsqueeze(1))
         return mixed
+
+    def make_neutral(self) -> None:
+        """Let the initial features pass unchanged, until trained."""
+        nn.init.zeros_(self.embedding.weight)
+        nn.init.ones_(self.embedding.bias)
+        with torch.no_grad():
+            weight = self.linear.weight
+            weight.copy_(torch.eye(weight.shape[1], dtype=weight.dtype) / self.linear.scale)
 
 
 class SymmetricTransfer(nn.Module):

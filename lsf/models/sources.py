@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lsf.models.geometry import Edges
 from lsf.models.irreps import Irreps
 from lsf.models.linear import EquivariantLinear
-from lsf.models.oxidation import NoMixer
+from lsf.models.oxidation import Mixer, NoMixer
 from lsf.units import CARTESIAN_FROM_SPHERICAL
 
 
@@ -72,7 +72,7 @@ class MultipoleReadout(nn.Module):
 class SourceHead(nn.Module):
     """A way from features to charges; ``mixer`` lets formal charges into the initial features."""
 
-    mixer: nn.Module
+    mixer: Mixer
 
     def forward(
         self,
@@ -173,9 +173,7 @@ class SplitSource(SourceHead):
     moving an atom by a lattice vector a changes P by exactly q⁰ a.
     """
 
-    def __init__(
-        self, mixer: nn.Module, transfers: nn.ModuleList, multipoles: MultipoleReadout | None
-    ) -> None:
+    def __init__(self, mixer: Mixer, transfers: nn.ModuleList, multipoles: MultipoleReadout | None) -> None:
         super().__init__()
         self.mixer = mixer
         self.transfers = transfers
