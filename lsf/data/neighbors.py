@@ -52,6 +52,37 @@ def find_neighbors(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cuto
     return Neighbors(edge_index, shifts[order].astype(np.int64), lengths[order])
 
 
+class NeighborCache:
+    """Neighbours that are found with a skin and kept until an atom may have crossed it.
+
+    The edges are those of :func:`find_neighbors`, in its order. Positions must not jump by lattice vectors
+    between calls; where one does, the neighbours are searched anew.
+    """
+
+    def __init__(self, cutoff: float, skin: float) -> None:
+        self.cutoff, self.skin = cutoff, skin
+        self._key: tuple[bytes, bytes, int] | None = None
+        self._start = np.zeros((0, 3))
+        self._wide = Neighbors(np.zeros((2, 0), np.int64), np.zeros((0, 3), np.int64), np.zeros(0))
+
+    def find(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_]) -> Neighbors:
+        """Return all directed edges shorter than the cutoff, arguments as in :func:`find_neighbors`."""
+        key = (np.asarray(cell).tobytes(), np.asarray(pbc).tobytes(), len(positions))
+        fresh = key == self._key and self._largest_move(positions) < 0.5 * self.skin
+        if not fresh:
+            self._key, self._start = key, positions.copy()
+            self._wide = find_neighbors(positions, cell, pbc, self.cutoff + self.skin)
+        sender, receiver = self._wide.edge_index
+        vectors = positions[receiver] - positions[sender] + self._wide.unit_shifts @ np.asarray(cell)
+        lengths = np.sqrt((vectors * vectors).sum(1))
+        near = lengths < self.cutoff
+        return Neighbors(self._wide.edge_index[:, near], self._wide.unit_shifts[near], lengths[near])
+
+    def _largest_move(self, positions: Floats) -> float:
+        moves = positions - self._start
+        return float(np.sqrt((moves * moves).sum(1).max())) if len(moves) else 0.0
+
+
 def completed_cell(positions: Floats, cell: Floats, pbc: NDArray[np.bool_]) -> Floats:
     """Return a cell of full rank whose periodic rows are those of ``cell``.
 

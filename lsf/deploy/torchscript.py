@@ -18,7 +18,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lsf.data.neighbors import Neighbors, find_neighbors
+from lsf.data.neighbors import NeighborCache, Neighbors, find_neighbors
 from lsf.errors import LsfError, ModelFileError
 
 FORMAT: Final = "lsf-torchscript"
@@ -113,6 +113,57 @@ class ScriptFile:
         except torch.jit.Error as error:
             raise LsfError(_reason(error)) from error
         return found
+
+
+class ScriptSystem:
+    """One structure after the other, as a simulation moves it: checks, neighbours with a skin, evaluation.
+
+    Parameters
+    ----------
+    file : the model
+    symbols : chemical symbol of every atom
+    skin : Å; neighbours are searched anew when an atom has moved half of it, or the cell changes
+
+    Raises
+    ------
+    LsfError
+        on an element the model does not know.
+    """
+
+    def __init__(self, file: ScriptFile, symbols: Sequence[str], skin: float = 0.5) -> None:
+        unknown = sorted(set(symbols) - set(file.species))
+        if unknown:
+            raise LsfError(
+                f"the model {file.metadata['name']} does not know {', '.join(unknown)}; "
+                f"its elements: {', '.join(file.species)}"
+            )
+        numbers = dict(zip(file.species, file.metadata["atomic_numbers"], strict=True))
+        self.file = file
+        self.atomic_numbers = np.array([numbers[symbol] for symbol in symbols], dtype=np.int64)
+        self.neighbors = NeighborCache(file.cutoff, skin)
+
+    def check(self, pbc: Array) -> None:
+        """Refuse a periodicity that the model cannot treat, before anything moves."""
+        count, able = int(np.count_nonzero(pbc)), self.file.metadata["periodic_directions"]
+        if count not in able:
+            raise LsfError(
+                f"the model {self.file.metadata['name']} (boundary {self.file.metadata['boundary']}) treats "
+                f"structures with {' or '.join(map(str, able))} periodic directions, not {count}"
+            )
+
+    def evaluate(
+        self, positions: Array, cell: Array, pbc: Array, detail: int = 1, **other: Any
+    ) -> dict[str, Array]:
+        """Return the outputs as arrays, in eV, Å and e; ``other`` as in :func:`structure_inputs`.
+
+        ``positions`` must be unwrapped where dipoles or fields matter.
+        """
+        periodic = np.asarray(pbc, dtype=np.bool_)
+        near = self.neighbors.find(np.asarray(positions), np.asarray(cell), periodic)
+        inputs = structure_inputs(
+            positions, cell, periodic, self.atomic_numbers, self.file.cutoff, near, **other
+        )
+        return {name: value.cpu().numpy() for name, value in self.file.evaluate(inputs, detail).items()}
 
 
 def structure_inputs(

@@ -47,6 +47,7 @@ class ScriptModel(nn.Module):
         charges: list[float] | None,
         rule: int,
         charge_range: tuple[float, float],
+        cutoff: float,
     ) -> None:
         super().__init__()
         self.traced = traced
@@ -55,7 +56,10 @@ class ScriptModel(nn.Module):
         self.register_buffer("species", torch.tensor(species, dtype=torch.int64))
         table = charges if charges is not None else [0.0] * len(species)
         self.register_buffer("charges", torch.tensor(table, dtype=torch.float64))
+        # read by programs that have no JSON at hand: attributes of the module in C++
         self.rule = rule
+        self.cutoff = cutoff
+        self.kinds = planner.kinds
         self.charge_low, self.charge_high = charge_range
         self.no_charges, self.by_element = NO_CHARGES, BY_ELEMENT
 

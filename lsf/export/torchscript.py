@@ -189,6 +189,7 @@ def _compiled(
             table,
             NO_CHARGES if rule is None else BY_ELEMENT if table is not None else PER_ATOM,
             (float(bounds[0]), float(bounds[1])),
+            model.r_max,
         )
         return torch.jit.script(outer.eval())
 

@@ -1,0 +1,1 @@
+"""Models in LAMMPS: ``external`` needs no compiler, ``plugin`` is a pair style in C++."""
