@@ -226,6 +226,23 @@ def _start(recipe: Recipe, _components: Catalog) -> list[Problem]:
     return start_problems(recipe.model.options)
 
 
+def _polarizability(recipe: Recipe, _components: Catalog) -> list[Problem]:
+    """A polarizability is trained where the model has one."""
+    if getattr(recipe.model.options, "polarizability", False):
+        return []
+    expected = "a model with one: LocalSplitCharges with model.polarizability = true"
+    return [
+        _problem(
+            ("stages", index, "loss", "polarizability"),
+            f"a model without polarizability, {recipe.model.use}",
+            expected,
+            "or remove the loss",
+        )
+        for index, stage in enumerate(recipe.stages)
+        if "polarizability" in stage.loss
+    ]
+
+
 def _device(recipe: Recipe, _components: Catalog) -> list[Problem]:
     problem = _device_problem(recipe.device)
     return [problem] if problem is not None else []
@@ -257,6 +274,7 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Rule], ...]] = (
     (("model", "heads"), _formal_charges),
     (("model", "electrostatics"), _model),
     (("model",), _start),
+    (("model", "stages"), _polarizability),
     (("device",), _device),
 )
 """Each rule with the keys it reads."""

@@ -1,8 +1,9 @@
-"""Write the frames of a recipe as shards: ``python tools/preprocess_data.py RECIPE --out FOLDER``.
+"""Write frames as shards: ``python tools/preprocess_data.py RECIPE --out FOLDER``, or with the old flags.
 
-Every split becomes a folder (``FOLDER/train``, ``FOLDER/valid``, one per test set) that ``data.train``,
-``data.valid`` and ``data.test`` may name in place of a file. The index of each holds the elements, the
+Every split becomes a folder that ``data.train``, ``data.valid`` and ``data.test`` may name instead of a file:
+``FOLDER/train``, ``FOLDER/valid`` and one per test set of a recipe. The index of each holds the elements, the
 energies of free atoms fitted to its energies and the average number of neighbours within the model's cutoff.
+``--train_file train.xyz --h5_prefix processed/ …`` is the older command line; see docs/migration.md.
 """
 
 from __future__ import annotations
@@ -11,20 +12,24 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lsf.cli import exit_status
-from lsf.data.atomic_energies import average_energies
-from lsf.data.frames import Frame
-from lsf.data.neighbors import find_neighbors
+from lsf.compat.preprocess import main as with_old_flags
+from lsf.compat.preprocess import usage
 from lsf.data.read import read_frames
+from lsf.data.shard_statistics import statistics_of
 from lsf.data.shards import write_shards
 from lsf.recipe import Recipe
 from lsf.resolve import resolve
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the script and return its exit status."""
+    if "--help" in arguments or "-h" in arguments or not arguments:
+        sys.stdout.write(usage())
+        return 0
+    if arguments[0].startswith("--") and not {"--out", "--frames-per-shard"} & set(arguments):
+        return with_old_flags(arguments)
     parser = argparse.ArgumentParser(description="Write the frames of a recipe as shards.")
     parser.add_argument("recipe", type=Path, metavar="RECIPE", help="recipe whose data is to be written")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets one folder per split")
@@ -57,23 +62,5 @@ def files_of(recipe: Recipe) -> dict[str, str]:
     return {"train": data.train, **({} if data.valid is None else {"valid": data.valid}), **tests}
 
 
-def statistics_of(frames: Sequence[Frame], r_max: float) -> dict[str, Any]:
-    """Return what the index says about a split, in plain values."""
-    species = sorted({number for frame in frames for number in frame.numbers.tolist()})
-    energies = average_energies(frames, species).energies
-    edges = sum(
-        find_neighbors(frame.positions, frame.cell, frame.pbc, r_max).edge_index.shape[1] for frame in frames
-    )
-    atoms = sum(len(frame.numbers) for frame in frames)
-    return {
-        "frames": len(frames),
-        "atoms": atoms,
-        "species": species,
-        "average_atomic_energies": {str(number): energy for number, energy in energies.items()},
-        "r_max": r_max,
-        "avg_num_neighbors": edges / atoms,
-    }
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -44,11 +44,17 @@ class Flags:
     """All flags of one call: values as given or by default, problems and remarks collected on the way."""
 
     given: dict[str, Given] = attrs.field(factory=dict)
+    table: str = "flags"
     problems: list[Problem] = attrs.field(factory=list)
     notes: list[str] = attrs.field(factory=list)
 
     def __getitem__(self, name: str) -> Any:
-        return self.given[name].value if name in self.given else flag_rows()[name].default
+        return self.given[name].value if name in self.given else self.rows[name].default
+
+    @property
+    def rows(self) -> Mapping[str, Row]:
+        """The flags of the script."""
+        return flag_rows(self.table)
 
     def has(self, name: str) -> bool:
         """Tell whether somebody gave the flag."""
@@ -68,16 +74,16 @@ class Flags:
         self.problems.append(Problem(where, self.label(name), found, expected, hint))
 
 
-def read_flags(arguments: Sequence[str]) -> Flags:
+def read_flags(arguments: Sequence[str], table: str = "flags") -> Flags:
     """Return the flags of a command line and of the YAML config it names; the command line wins."""
-    flags = Flags()
+    flags = Flags(table=table)
     written = _command_line(arguments, flags)
     config = written.pop("config", None)
     if config is not None:
         for name, given in _config_file(str(config.value), flags).items():
             written.setdefault(name, given)
     for name, given in written.items():
-        value = _converted(flag_rows()[name], given, flags)
+        value = _converted(flags.rows[name], given, flags)
         if value is not None:
             flags.given[name] = attrs.evolve(given, value=value)
     return flags
@@ -100,14 +106,14 @@ def _command_line(arguments: Sequence[str], flags: Flags) -> dict[str, Given]:
             continue
         label, equals, attached = text.partition("=")
         name = label.removeprefix("--").replace("-", "_")
-        negated = name not in flag_rows() and name.removeprefix("no_") in flag_rows()
+        negated = name not in flags.rows and name.removeprefix("no_") in flags.rows
         name = name.removeprefix("no_") if negated else name
-        if name not in flag_rows():
+        if name not in flags.rows:
             _unknown(label, flags)
             while rest and not rest[0].startswith("--"):
                 rest.pop(0)
             continue
-        takes = flag_rows()[name].takes
+        takes = flags.rows[name].takes
         values = [attached] if equals else _following(rest, takes)
         if negated:
             values = ["False"]
@@ -134,7 +140,7 @@ def _following(rest: list[str], takes: str) -> list[str]:
 
 
 def _unknown(label: str, flags: Flags) -> None:
-    names = [f"--{name}" for name in flag_rows()]
+    names = [f"--{name}" for name in flags.rows]
     hint = did_you_mean(label, names)
     hint = hint if hint.startswith("did") else "docs/migration.md lists the flags"
     flags.problems.append(Problem("command line", label, "an unknown flag", "a flag of the table", hint))
@@ -149,8 +155,10 @@ def _config_file(name: str, flags: Flags) -> dict[str, Given]:
     found: dict[str, Given] = {}
     for key, value in content.items():
         flag, where = str(key).replace("-", "_"), f"{name}:{lines[key]}"
-        if flag not in flag_rows() or flag == "config":
-            hint = did_you_mean(flag, flag_rows())
+        if flag in flag_rows() and flag not in flags.rows:
+            flags.notes.append(f"{where}: {key}: no effect: it belongs to run_train.py")
+        elif flag not in flags.rows or flag == "config":
+            hint = did_you_mean(flag, flags.rows)
             flags.problems.append(Problem(where, str(key), "an unknown key", "a flag of the table", hint))
         elif value is not None:
             found[flag] = Given(where, str(key), value)

@@ -5,18 +5,24 @@ A rule yields assignments: the flag that is responsible, the recipe key, and its
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import attrs
 from ase.data import chemical_symbols
 
 from lsf.compat.arguments import Flags
 from lsf.compat.schedule import heads_table, stage_tables
 from lsf.compat.table import flag_rows, names_of
-from lsf.errors import did_you_mean
+from lsf.data.atomic_energies import ISOLATED_ATOM
+from lsf.data.shards import is_shard_folder, read_index
+from lsf.errors import LsfError, did_you_mean
+from lsf.models.options import BackboneOptions
 
 
 class Assignment(NamedTuple):
@@ -28,6 +34,11 @@ class Assignment(NamedTuple):
 
 
 Assignments = Iterator[Assignment]
+
+BACKBONE_KEYS: Final = frozenset(
+    f"model.{field.name}" for field in attrs.fields(BackboneOptions) if field.name != "start_from"
+)
+"""Keys of a recipe that a model to start from decides about."""
 
 ISOLATED: Final = re.compile(r"""config_type=["']?IsolatedAtom\b""")
 
@@ -68,6 +79,8 @@ def from_work_dir(flags: Flags, file: str) -> str:
 def atomic_energies(flags: Flags) -> Assignments:
     """Choose the atomic energies: isolated atoms among the training frames win, then --E0s."""
     given = flags["E0s"]
+    if given is None:
+        given = statistics(flags).get("atomic_energies")
     if flags.has("train_file") and _has_isolated_atoms(Path(flags["train_file"])):
         if flags.has("E0s"):
             flags.note(
@@ -76,6 +89,10 @@ def atomic_energies(flags: Flags) -> Assignments:
         yield Assignment("E0s", "data.atomic_energies", "isolated")
     elif isinstance(given, Mapping):
         yield Assignment("E0s", "data.atomic_energies", by_symbol(flags, "E0s", given))
+    elif flags.has("foundation_model") and given in (None, "foundation"):
+        yield Assignment("E0s", "data.atomic_energies", "foundation")
+    elif given == "foundation":
+        flags.refuse("E0s", "foundation", "--foundation_model with it, whose energies these are")
     elif given is None or given == "None":
         yield Assignment("E0s", "data.atomic_energies", "isolated")
     elif given == "average":
@@ -88,18 +105,69 @@ def atomic_energies(flags: Flags) -> Assignments:
         )
 
 
+def foundation(flags: Flags) -> Assignments:
+    """Start from a model file, whose backbone then decides about all flags that are not given."""
+    if not flags.has("foundation_model") or flags["foundation_model"] == "None":
+        return
+    file = flags["foundation_model"]
+    if Path(file).suffix == ".safetensors":
+        yield Assignment("foundation_model", "model.start_from", from_work_dir(flags, file))
+        return
+    hint = (
+        "to make one of a .model file: tools/export_mace_weights.py where mace-torch is installed, then "
+        "tools/import_mace.py (docs/foundation_models.md)"
+    )
+    flags.refuse("foundation_model", repr(file), "a model file of lsf (.safetensors)", hint)
+
+
+def left_to_foundation(item: Assignment, flags: Flags) -> bool:
+    """Tell whether a default of the older trainer gives way to what the model to start from has."""
+    if not flags.has("foundation_model") or flags["foundation_model"] == "None":
+        return False
+    if item.key == "data.atomic_energies":
+        return bool(item.value == "foundation")
+    return item.key in BACKBONE_KEYS and not flags.has(item.flag)
+
+
 def _e0s_hint(given: str) -> str:
     if given == "estimated":
         return "energies estimated from a foundation model are not part of lsf; average fits them to the data"
     return did_you_mean(given, ["average"])
 
 
-def _has_isolated_atoms(path: Path) -> bool:
-    """Tell whether a frame of the file is marked as an isolated atom; False where it cannot be read."""
+def statistics(flags: Flags) -> dict[str, Any]:
+    """Return what the file of --statistics_file says, in plain values; nothing where there is none.
+
+    The older script wrote tables as texts.
+    """
+    if not flags.has("statistics_file"):
+        return {}
+    expected = "the statistics.json of preprocess_data.py"
+    path = Path(flags["statistics_file"])
     try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}")
+        energies = content.get("atomic_energies")
+        if isinstance(energies, str):
+            content["atomic_energies"] = ast.literal_eval(energies)
+        numbers = {name: content.get(name) for name in ("avg_num_neighbors", "mean", "std")}
+        return content | {name: None if value is None else float(value) for name, value in numbers.items()}
+    except (OSError, ValueError, SyntaxError, TypeError) as error:
+        found = f"{path}, which cannot be read ({getattr(error, 'strerror', None) or error})"
+        if all(problem.key != flags.label("statistics_file") for problem in flags.problems):
+            flags.refuse("statistics_file", found, expected)
+        return {}
+
+
+def _has_isolated_atoms(path: Path) -> bool:
+    """Tell whether a frame is marked as an isolated atom; False where the file cannot be read."""
+    try:
+        if is_shard_folder(path):
+            return ISOLATED_ATOM in read_index(path)["statistics"].get("config_types", {})
         with path.open(encoding="utf-8", errors="replace") as file:
             return any("IsolatedAtom" in line and ISOLATED.search(line) for line in file)
-    except OSError:
+    except (OSError, LsfError):
         return False
 
 
@@ -177,7 +245,10 @@ def hidden_irreps(flags: Flags) -> Assignments:
 
 def neighbors(flags: Flags) -> Assignments:
     """Fix the average number of neighbours where it is not to be measured."""
-    if not flags["compute_avg_num_neighbors"]:
+    counted = statistics(flags).get("avg_num_neighbors")
+    if counted is not None and not flags.has("avg_num_neighbors"):
+        yield Assignment("statistics_file", "model.avg_num_neighbors", counted)
+    elif not flags["compute_avg_num_neighbors"]:
         flag = "avg_num_neighbors" if flags.has("avg_num_neighbors") else "compute_avg_num_neighbors"
         yield Assignment(flag, "model.avg_num_neighbors", flags["avg_num_neighbors"])
     elif flags.has("avg_num_neighbors"):
@@ -186,13 +257,19 @@ def neighbors(flags: Flags) -> Assignments:
 
 def scale_shift(flags: Flags) -> Assignments:
     """Scale and shift the short-range energy of the models without electrostatics."""
+    known = statistics(flags)
     if flags.has("std"):
         yield Assignment("std", "model.scale", flags["std"])
+    elif known.get("std") is not None and flags["scaling"] != "no_scaling":
+        yield Assignment("statistics_file", "model.scale", known["std"])
     else:
         yield Assignment("scaling", "model.scale", flag_rows()["scaling"].new_value(flags["scaling"]))
     if flags["model"] == "ScaleShiftMACE":
         free = "none" if flags["scaling"] == "no_scaling" else "mean"
-        yield Assignment("mean", "model.shift", flags["mean"] if flags.has("mean") else free)
+        if free == "mean" and known.get("mean") is not None and not flags.has("mean"):
+            yield Assignment("statistics_file", "model.shift", known["mean"])
+        else:
+            yield Assignment("mean", "model.shift", flags["mean"] if flags.has("mean") else free)
 
 
 def formal_charges(flags: Flags) -> Assignments:
@@ -306,6 +383,7 @@ RULES: Final[dict[str, Callable[[Flags], Assignments]]] = {
         general,
         files,
         atomic_energies,
+        foundation,
         config_type_weights,
         batches,
         model,

@@ -58,9 +58,9 @@ class Name:
 
 
 @cache
-def flag_rows() -> dict[str, Row]:
-    """Return the rows of all flags by name."""
-    kinds = tomllib.loads((FOLDER / "flags.toml").read_text(encoding="utf-8"))
+def flag_rows(table: str = "flags") -> dict[str, Row]:
+    """Return the rows of all flags of a script by name."""
+    kinds = tomllib.loads((FOLDER / f"{table}.toml").read_text(encoding="utf-8"))
     return {
         name: Row(name=name, kind=kind, **content)  # type: ignore[arg-type]
         for kind, rows in kinds.items()
@@ -75,12 +75,12 @@ def names_of(kind: str) -> dict[str, Name]:
     return {name: Name(**content) for name, content in kinds[kind].items()}
 
 
-def markdown_table() -> str:
-    """Return the table of all flags for the documentation, in the order of the file."""
+def markdown_table(table: str = "flags") -> str:
+    """Return the table of all flags of a script for the documentation, in the order of the file."""
     lines = ["| flag | default then | now |", "|---|---|---|"]
-    for row in flag_rows().values():
+    for row in flag_rows(table).values():
         flag = f"`--{row.name}`"
-        default = "" if row.default is None else f"`{row.default}`"
+        default = "" if row.default in (None, "") else f"`{row.default}`"
         lines.append(f"| {flag} | {default} | {_fate(row).replace('|', chr(92) + '|')} |")
     return "\n".join(lines) + "\n"
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import attrs
 
 from lsf.compat.arguments import Flags, read_flags
-from lsf.compat.rules import RULES, Assignment
+from lsf.compat.rules import RULES, Assignment, left_to_foundation
 from lsf.compat.table import Row, flag_rows, names_of
 from lsf.errors import Problem, RecipeError, did_you_mean
 from lsf.recipe_io import apply_overrides, read_recipe_text
@@ -88,7 +88,7 @@ def translate(arguments: Sequence[str]) -> Translation:
         if any(row.applies_to(flags["model"]) for row in flag_rows().values() if row.rule == rule):
             assignments += RULES[rule](flags)
     assignments += _plain_assignments(flags)
-    kept = [item for item in assignments if _exists(item, flags)]
+    kept = [item for item in assignments if _exists(item, flags) and not left_to_foundation(item, flags)]
     _remarks(flags)
     _check_script_flags(flags)
     table, sources = _table(kept, flags)

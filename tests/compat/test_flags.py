@@ -192,6 +192,31 @@ def test_distributed_without_torchrun(command: Command, monkeypatch: pytest.Monk
         command(f"{BASE} --distributed")
 
 
+def test_a_foundation_model_decides_about_the_backbone(command: Command) -> None:
+    line = f"{BASE} --foundation_model runs/mace.safetensors"
+    translated = command(line)
+    assert translated.table["model"] == {"use": "LocalCharges", "start_from": "runs/mace.safetensors"}
+    assert "atomic_energies" not in translated.table["data"]
+    # what is given is kept: lsf compares it with the file
+    given = command(f"{line} --r_max 5.0 --E0s average --max_L 2 --avg_num_neighbors 9 --scaling no_scaling")
+    assert given.table["model"]["r_max"] == 5.0
+    assert given.table["model"]["hidden_irreps"] == "128x0e + 128x1o + 128x2e"
+    assert given.table["data"]["atomic_energies"] == "average"
+    assert "atomic_energies" not in command(f"{line} --E0s foundation").table["data"]
+
+
+def test_a_pickle_of_mace_torch_has_to_be_imported_first(command: Command) -> None:
+    with pytest.raises(RecipeError, match=r"found 'mace\.model'.*\n.*tools/export_mace_weights\.py"):
+        command(f"{BASE} --foundation_model mace.model")
+    with pytest.raises(RecipeError, match=r"--E0s: found foundation; expected --foundation_model"):
+        command(f"{BASE} --E0s foundation")
+
+
+def test_blocks_that_lsf_lacks_get_the_nearest_name(command: Command) -> None:
+    with pytest.raises(RecipeError, match=r"--interaction: found 'RealAgnosticAttResidualInteractionBlock'"):
+        command(f"{BASE} --interaction RealAgnosticAttResidualInteractionBlock")
+
+
 def test_script_rows_are_all_tested_above() -> None:
     tested = {
         "config",
@@ -203,6 +228,7 @@ def test_script_rows_are_all_tested_above() -> None:
         "restart_latest",
     }
     tested |= {"log_level", "launcher", "print_recipe", "set", "distributed"}
+    tested |= {"statistics_file"}  # in test_preprocess.py
     assert {row.name for row in ROWS.values() if row.kind == "script"} == tested
 
 

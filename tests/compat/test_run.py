@@ -64,6 +64,29 @@ def test_wrong_flags_end_in_one_message(capsys: pytest.CaptureFixture[str]) -> N
     assert "did you mean '--name'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        ("LocalCharges", "a model without polarizability, LocalCharges"),
+        ("LocalSplitCharges --formal_charges_from_data --compute_polarizability False", "LocalSplitCharges"),
+    ],
+)
+def test_a_polarizability_is_trained_by_models_that_have_one(
+    model: str, found: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = (data / "config.yaml").read_text().replace("loss: {dipole", "loss: {polarizability: 1.0, dipole")
+    config = config.replace("info_keys:\n      {", "info_keys:\n      {polarizability: REF_polarizability, ")
+    config = config.replace("arrays_keys: {", "arrays_keys: {charges: formal_charges, ")
+    (data / "config.yaml").write_text(config)
+    line = NONPOLARIZABLE.replace("--model LocalCharges", f"--model {model}")
+    assert main([*shlex.split(line), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "config.yaml:6: train_schedule: stages.1.loss.polarizability: found" in error
+    assert found in error
+    assert "LocalSplitCharges with model.polarizability = true" in error
+    assert not (data / "runs").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
