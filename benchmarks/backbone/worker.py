@@ -1,7 +1,7 @@
-"""One side of the benchmark: reads tasks as JSON lines, answers with times, memory, energies and forces.
+"""One side of the benchmark: takes a task as a JSON line, then "step" lines and "end".
 
 ``python worker.py lsf`` runs in the environment of lsf, ``python worker.py mace`` in that of mace-torch. A
-task: {"system", "n_atoms", "n_structures", "mode": "inference" | "training" | "gemm", "dtype", "repeats",
+task: {"system", "n_atoms", "n_structures", "mode": "inference" | "training" | "gemm", "dtype", "warm_up",
 "options": {...}, "weights": file or absent, "results": bool}. Every task runs in a process of its own, forked
 from one that has imported everything, so that peak memory is the task's; time is CPU time of one thread.
 """
@@ -184,26 +184,33 @@ def gemm_step(task: dict[str, Any]) -> Step:
 STEPS = {"lsf": lsf_step, "mace": mace_step}
 
 
-def answer(library: str, task: dict[str, Any]) -> dict[str, Any]:
+def serve(library: str, task: dict[str, Any]) -> None:
+    """Answer to "step" with the CPU time of one, to "end" with memory and results."""
     parts = [] if task["mode"] == "gemm" else structures(task)
     step = gemm_step(task) if task["mode"] == "gemm" else STEPS[library](task, parts)
     before = resident_megabytes()
-    energies, forces = step()
-    seconds = []
-    for _ in range(task["repeats"]):
+    for _ in range(task["warm_up"]):
+        energies, forces = step()
+    reply(
+        {
+            "edges": sum(part.edge_index.shape[1] for part in parts),
+            "atoms": sum(len(p.numbers) for p in parts),
+        }
+    )
+    for line in iter(sys.stdin.readline, "end\n"):
         start = time.process_time()
-        step()
-        seconds.append(time.process_time() - start)
+        energies, forces = step()
+        reply({"seconds": time.process_time() - start, "asked": line.strip()})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
-    result: dict[str, Any] = {
-        "seconds": seconds,
-        "megabytes": max(peak - before, 0.1),
-        "edges": sum(part.edge_index.shape[1] for part in parts),
-        "atoms": sum(len(part.numbers) for part in parts),
-    }
+    result: dict[str, Any] = {"megabytes": max(peak - before, 0.1)}
     if task.get("results"):
         result["energies"], result["forces"] = energies.tolist(), forces.reshape(-1).tolist()
-    return result
+    reply(result)
+
+
+def reply(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
 
 
 def resident_megabytes() -> float:
@@ -225,24 +232,18 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     library = sys.argv[1]
     warm(library)
-    for line in sys.stdin:
-        reader, writer = os.pipe()
+    # the driver sends a line only after the last one was answered, so parent and child can share stdin
+    for line in iter(sys.stdin.readline, ""):
         child = os.fork()
         if child == 0:
-            os.close(reader)
             try:
-                result = answer(library, json.loads(line))
+                serve(library, json.loads(line))
             except Exception as error:
-                result = {"error": f"{type(error).__name__}: {error}"}
-            with os.fdopen(writer, "w") as pipe:
-                json.dump(result, pipe)
+                reply({"error": f"{type(error).__name__}: {error}"})
             os._exit(0)
-        os.close(writer)
-        with os.fdopen(reader) as pipe:
-            text = pipe.read()
-        os.waitpid(child, 0)
-        sys.stdout.write((text or '{"error": "the process ended, perhaps for want of memory"}') + "\n")
-        sys.stdout.flush()
+        status = os.waitpid(child, 0)[1]
+        if status:
+            reply({"error": "the process ended, perhaps for want of memory"})
 
 
 if __name__ == "__main__":

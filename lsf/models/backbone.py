@@ -168,6 +168,13 @@ class Backbone(nn.Module):
                 groups["interactions_no_decay"].append(parameter)
         return groups
 
+    @property
+    def kernels(self) -> str:
+        """Kernels of the message passing."""
+        first = self.layers[0]
+        assert isinstance(first, Layer)
+        return first.interaction.kernels
+
     def embed(self, species: Tensor) -> Tensor:
         """Return the initial scalars ``(n_atoms, 1, n_channels)`` of species indices."""
         return nn.functional.embedding(species, self.embedding).unsqueeze(1)
@@ -189,7 +196,7 @@ class Backbone(nn.Module):
         features = []
         current = initial
         neighborhood = Neighborhood(edges.edge_index, edges.harmonics, edges.radial_basis, neighbor_slots)
-        if inputs is not None and self.layers[0].interaction.kernels == "native":
+        if inputs is not None and self.kernels == "native":
             neighborhood.representatives, neighborhood.element = groups.representatives(inputs)
         for layer in self.layers:
             current = layer(current, edges, neighborhood, groups)

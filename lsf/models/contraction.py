@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lsf.models.couplings import Monomial, symmetric_basis
 from lsf.models.irreps import Irreps
+from lsf.models.monomials import pair_products
 
 Split = tuple[Monomial, int | None]
 
@@ -92,6 +93,7 @@ class SymmetricContraction(nn.Module):
     """
 
     lower_0: Tensor
+    lower_1: Tensor
 
     def __init__(
         self, max_ell: int, correlation: int, outputs: Irreps, n_species: int, complete: bool = False
@@ -131,9 +133,10 @@ class SymmetricContraction(nn.Module):
         # Component first: picking components then copies whole rows, and atoms stay innermost.
         basis = grouped.permute(2, 0, 3, 1).reshape(grouped.shape[2], n_present * n_channels, n_slots)
         basis = torch.cat([basis, torch.ones_like(basis[:1])])
-        lower = basis.index_select(0, self.lower_0)
-        for position in range(1, self.depth):
-            lower = lower * basis.index_select(0, getattr(self, f"lower_{position}"))
+        if self.depth == 2:
+            lower = pair_products(basis, (self.lower_0, self.lower_1))
+        else:
+            lower = basis.index_select(0, self.lower_0)
         coefficients = []
         for index, degree in enumerate(self.degrees):
             weight = self.weights[index].index_select(0, present_species)

@@ -6,9 +6,9 @@ of the same kind, and the derivative of a gradient in the direction of a cotange
 
     <g, S(Y, H, h)>  →  d/dε <g, S(Y + ε v_Y, H + ε v_H, h + ε v_h)>,
 
-whose own gradient is written out once more. Nothing per edge outlives its block but basis, harmonics and,
-for a moment, the gradient of the gathered features: memory does not grow with channels, and the work stays
-in the cache. Derivatives beyond the second come from :meth:`Moments.plain` through autograd.
+whose own gradient is written out once more. Nothing per edge outlives its block but basis and harmonics:
+memory does not grow with channels, and the work stays in the cache. Derivatives beyond the second come from
+:meth:`Moments.plain` through autograd.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Moments(ABC):
     def backward(
         self, block: Block, hidden: Tensor, inputs: Inputs, grad: Sequence[Tensor], into: Inputs
     ) -> Tensor:
-        """Write the gradients of a block and return that of ``hidden``; ``into.features`` is per slot."""
+        """Write the gradients of a block, add to that of ``features``, and return that of ``hidden``."""
 
     @abstractmethod
     def second(
@@ -95,24 +95,12 @@ def summed(moments: Moments, inputs: Inputs, weights: Sequence[Tensor]) -> tuple
     return result
 
 
-def _scatter(moments: Moments, per_slot: Tensor, features: Tensor) -> Tensor | None:
-    """Return the sums of per-slot rows over the slots of every sender; None where there are no features."""
-    if not features.numel():
-        return None
-    scattered: Tensor = torch.ops.aten.embedding_dense_backward(
-        per_slot, moments.blocks.senders, features.shape[0], -1, False
-    )
-    return scattered
-
-
-def _zeros_for(inputs: Inputs) -> Inputs:
-    """Return where the gradients of inputs go; those of features per slot."""
-    n_slots = inputs.basis.shape[0]
-    per_slot = inputs.basis.new_empty((n_slots, inputs.features.shape[1]))
+def _gradients_of(inputs: Inputs) -> Inputs:
+    """Return where the gradients of inputs go."""
     return Inputs(
         torch.empty_like(inputs.basis),
         torch.zeros_like(inputs.harmonics),
-        per_slot,
+        torch.zeros_like(inputs.features),
         torch.zeros_like(inputs.last),
     )
 
@@ -153,7 +141,7 @@ class _SumBackward(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         grad = [part.contiguous() for part in tensors[:n_grad]]
         inputs, weights = Inputs(*tensors[n_grad : n_grad + 4]), tensors[n_grad + 4 :]
-        into = _zeros_for(inputs)
+        into = _gradients_of(inputs)
         by_weight = [torch.zeros_like(weight) for weight in weights] if weights_too else []
         if not weights_too:
             into = into._replace(last=inputs.last.new_empty(0))
@@ -163,9 +151,8 @@ class _SumBackward(torch.autograd.Function):
             by_hidden = moments.backward(block, hidden, inputs, grad, into)
             into.basis[block.slots] = layers.backward(by_hidden, by_weight)
         last = into.last if weights_too else None
-        features = _scatter(moments, into.features, inputs.features)
         nothing = (None,) * (len(weights) - len(by_weight))
-        return (into.basis, into.harmonics, features, last, *by_weight, *nothing)
+        return (into.basis, into.harmonics, into.features, last, *by_weight, *nothing)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
@@ -180,7 +167,7 @@ class _SumBackward(torch.autograd.Function):
             for cotangent, value in zip(cotangents[:3], inputs[:3], strict=True)
         )
         tangents = Inputs(basis, harmonics, features, inputs.last)
-        out, into = [torch.empty_like(part) for part in grad], _zeros_for(inputs)
+        out, into = [torch.empty_like(part) for part in grad], _gradients_of(inputs)
         by_weight = [torch.zeros_like(weight) for weight in weights]
         for block in ctx.moments.blocks.blocks:
             layers = HiddenLayers(weights)
@@ -188,8 +175,7 @@ class _SumBackward(torch.autograd.Function):
             both = layers.forward(inputs.basis[slots]), layers.tangent(tangents.basis[slots])
             by_value, by_tangent = ctx.moments.second(block, both, inputs, tangents, grad, out, into)
             into.basis[slots] = layers.second(by_value, by_tangent, by_weight)
-        by_features = _scatter(ctx.moments, into.features, inputs.features)
-        return (None, None, None, *out, into.basis, into.harmonics, by_features, into.last, *by_weight)
+        return (None, None, None, *out, into.basis, into.harmonics, into.features, into.last, *by_weight)
 
 
 def _by_autograd(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.models.blocks import Block, EdgeBlocks
+from lsf.models.blocks import Block, EdgeBlocks, Scratch
 from lsf.models.moments import Inputs, Moments
 
 
@@ -41,6 +41,7 @@ class MessageMoments(Moments):
 
     def __init__(self, blocks: EdgeBlocks, groups: tuple[Group, ...], n_channels: int) -> None:
         self.blocks, self.groups, self.n_channels = blocks, groups, n_channels
+        self._held: Scratch | None = None
 
     def outputs(self, inputs: Inputs) -> list[Tensor]:
         """Return per group ``(n_atoms, 2 l2 + 1, paths · (2 l1 + 1) · n_channels)``."""
@@ -52,9 +53,12 @@ class MessageMoments(Moments):
 
     def forward(self, block: Block, hidden: Tensor, inputs: Inputs, out: Sequence[Tensor]) -> None:
         """Write the sums of a block."""
-        radial, features = hidden @ inputs.last, self._gather(inputs.features, block)
+        scratch = self._scratch(hidden)
+        radial = self._radial("radial", hidden, inputs.last)
+        features = self._gather("features", inputs.features, block)
         for group, result in zip(self.groups, out, strict=True):
-            message = self._view(radial, group) * self._of(features, group)
+            message = self._message(scratch, group, radial)
+            torch.mul(self._view(radial, group), self._of(features, group), out=message)
             torch.bmm(
                 self._angular(inputs, block, group).mT, self._rows(message, block), out=result[block.atoms]
             )
@@ -63,17 +67,21 @@ class MessageMoments(Moments):
         self, block: Block, hidden: Tensor, inputs: Inputs, grad: Sequence[Tensor], into: Inputs
     ) -> Tensor:
         """Write the gradients of a block."""
-        radial, features = hidden @ inputs.last, self._gather(inputs.features, block)
-        by_radial, by_features = torch.empty_like(radial), torch.zeros_like(features)
+        scratch = self._scratch(hidden)
+        radial = self._radial("radial", hidden, inputs.last)
+        features = self._gather("features", inputs.features, block)
+        by_radial = scratch("by_radial", *radial.shape)
+        by_features = scratch("by_features", *features.shape).zero_()
         for group, given in zip(self.groups, grad, strict=True):
             r, h = self._view(radial, group), self._of(features, group)
             g = given[block.atoms]
-            message = r * h
+            message = torch.mul(r, h, out=self._message(scratch, group, radial))
             self._angular(into, block, group).add_(torch.bmm(self._rows(message, block), g.mT))
-            by_message = torch.bmm(self._angular(inputs, block, group), g).view(message.shape)
+            by_message = message  # its values have been used
+            torch.bmm(self._angular(inputs, block, group), g, out=self._rows(by_message, block))
             _reduce(self._view(by_radial, group), [(by_message, h)], 2)
             _accumulate(self._of(by_features, group), [(by_message, r)])
-        into.features[block.slots] = by_features.flatten(1)
+        self._scatter(by_features, into.features, block)
         if into.last.numel():
             into.last.addmm_(hidden.T, by_radial)
         return by_radial @ inputs.last.T
@@ -89,26 +97,30 @@ class MessageMoments(Moments):
         into: Inputs,
     ) -> tuple[Tensor, Tensor]:
         """Write tangents and their gradients."""
-        radial, radial_tangent = hidden[0] @ inputs.last, hidden[1] @ inputs.last
-        features = self._gather(inputs.features, block)
-        features_tangent = self._gather(tangents.features, block)
-        by_radial, by_tangent = torch.empty_like(radial), torch.empty_like(radial)
-        by_features = torch.zeros_like(features)
+        scratch = self._scratch(hidden[0])
+        radial = self._radial("radial", hidden[0], inputs.last)
+        radial_tangent = self._radial("radial_tangent", hidden[1], inputs.last)
+        features = self._gather("features", inputs.features, block)
+        features_tangent = self._gather("features_tangent", tangents.features, block)
+        by_radial, by_tangent = (scratch(name, *radial.shape) for name in ("by_radial", "by_tangent"))
+        by_features = scratch("by_features", *features.shape).zero_()
         for group, given, result in zip(self.groups, grad, out, strict=True):
             r, dr = self._view(radial, group), self._view(radial_tangent, group)
             h, dh = self._of(features, group), self._of(features_tangent, group)
             y, dy = self._angular(inputs, block, group), self._angular(tangents, block, group)
             g = given[block.atoms]
-            message = r * h
+            message = torch.mul(r, h, out=self._message(scratch, group, radial))
             torch.bmm(dy.mT, self._rows(message, block), out=result[block.atoms])
             message = torch.mul(dr, h, out=message).addcmul_(r, dh)
             result[block.atoms].baddbmm_(y.mT, self._rows(message, block))
             self._angular(into, block, group).add_(torch.bmm(self._rows(message, block), g.mT))
-            u, w = torch.bmm(y, g).view(message.shape), torch.bmm(dy, g).view(message.shape)
+            u, w = message, scratch("other", *message.shape)
+            torch.bmm(y, g, out=self._rows(u, block))
+            torch.bmm(dy, g, out=self._rows(w, block))
             _reduce(self._view(by_radial, group), [(u, dh), (w, h)], 2)
             _reduce(self._view(by_tangent, group), [(u, h)], 2)
             _accumulate(self._of(by_features, group), [(u, dr), (w, r)])
-        into.features[block.slots] = by_features.flatten(1)
+        self._scatter(by_features, into.features, block)
         into.last.addmm_(hidden[0].T, by_radial).addmm_(hidden[1].T, by_tangent)
         return by_radial @ inputs.last.T, by_tangent @ inputs.last.T
 
@@ -123,9 +135,26 @@ class MessageMoments(Moments):
             results.append(self.blocks.summed(inputs.harmonics[:, group.angular], message))
         return results
 
-    def _gather(self, features: Tensor, block: Block) -> Tensor:
-        rows = features.index_select(0, self.blocks.senders[block.slots])
-        return rows.view(rows.shape[0], -1, self.n_channels)
+    def _scratch(self, like: Tensor) -> Scratch:
+        if self._held is None:
+            self._held = Scratch(like)
+        return self._held
+
+    def _radial(self, name: str, hidden: Tensor, last: Tensor) -> Tensor:
+        out = self._scratch(hidden)(name, hidden.shape[0], last.shape[1])
+        return torch.mm(hidden, last, out=out)
+
+    def _gather(self, name: str, features: Tensor, block: Block) -> Tensor:
+        senders = self.blocks.senders[block.slots]
+        out = self._scratch(features)(name, senders.shape[0], features.shape[1])
+        return torch.index_select(features, 0, senders, out=out).view(out.shape[0], -1, self.n_channels)
+
+    def _scatter(self, by_features: Tensor, into: Tensor, block: Block) -> None:
+        """Add the gradients of gathered features to those of the senders."""
+        into.index_add_(0, self.blocks.senders[block.slots], by_features.flatten(1))
+
+    def _message(self, scratch: Scratch, group: Group, radial: Tensor) -> Tensor:
+        return scratch("message", radial.shape[0], group.paths, group.size, self.n_channels)
 
     def _view(self, radial: Tensor, group: Group) -> Tensor:
         """Columns of a group as ``(n, paths, 1, n_channels)``."""

@@ -71,16 +71,17 @@ class EnergyReadout(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return ``(n_atoms,)`` eV in float64."""
-        scalars = [layer[:, 0] for layer in features]
+        # energies of an atom are sums of large terms of both signs: float32 would lose digits here
+        scalars = [layer[:, 0].to(torch.float64) for layer in features]
         terms = [
-            layer @ (weight / math.sqrt(weight.shape[0]))
+            layer @ (weight.to(torch.float64) / math.sqrt(weight.shape[0]))
             for weight, layer in zip(self.linear, scalars, strict=False)
         ]
         if self.gated:
             width_in, width = self.hidden.shape
-            inner = self.activation(scalars[-1] @ (self.hidden / math.sqrt(width_in)))
-            terms.append(self.activation_scale * inner @ (self.out / math.sqrt(width)))
-        return torch.stack(terms).sum(0).to(torch.float64) * self.scale + self.shift
+            inner = self.activation(scalars[-1] @ (self.hidden.to(torch.float64) / math.sqrt(width_in)))
+            terms.append(self.activation_scale * inner @ (self.out.to(torch.float64) / math.sqrt(width)))
+        return torch.stack(terms).sum(0) * self.scale + self.shift
 
 
 def _quadratic_forms() -> Tensor:

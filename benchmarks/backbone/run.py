@@ -1,0 +1,233 @@
+"""Speed and memory of the backbone against mace-torch with the same irreps, on this machine.
+
+    python benchmarks/backbone/run.py [--quick] [--json FILE] [--only PART …]
+
+One row per bar: what was measured, the bar, and whether it holds. The exit status is 1 when one falls short.
+mace-torch (requirements.txt) runs in .venv-mace, made on the first call. Both sides hold 64x0e + 64x1o, l_max
+3, correlation 3, two interactions and r_max 6 Å, in structures of water at 0.1 atoms/Å³ unless a row says
+otherwise, and are measured in turns: CPU time of one thread, medians. "tuned" sets glibc's allocator to keep
+freed memory, on both sides. Memory is the growth of the process's peak. --quick is smaller and has one round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.bars import Bar, arguments, report
+
+HERE = Path(__file__).resolve().parent
+ENVIRONMENT = HERE.parents[1] / ".venv-mace"
+OURS, MACE = "lsf", "mace"
+SIDES: Final = (OURS, MACE)
+ALLOCATOR: Final = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(256 << 20),
+}
+"""Keeps freed memory in the process, so that no page is faulted in twice."""
+
+Task = dict[str, Any]
+
+
+def mace_python(console: Console) -> Path:
+    """Return the interpreter of mace-torch's environment; make it on the first call."""
+    python = ENVIRONMENT / "bin" / "python"
+    if not python.exists():
+        console.print(f"installing requirements.txt into {ENVIRONMENT.name} …")
+        venv.create(ENVIRONMENT, with_pip=True)
+        pins = HERE.parents[1] / "constraints.txt"
+        command = [python, "-m", "pip", "install", "-q", "-r", HERE / "requirements.txt", "-c", pins]
+        subprocess.run(command, check=True)
+    return python
+
+
+class Worker:
+    """A library in a process of its own that does one task at a time."""
+
+    def __init__(self, library: str, python: Path | str, tuned: bool) -> None:
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self.library = library
+        self._process = subprocess.Popen(
+            [python, HERE / "worker.py", library],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **threads, **(ALLOCATOR if tuned else {})},
+        )
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """Send a line and return the answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        while not answer.startswith("{"):  # mace-torch prints remarks
+            answer = self._process.stdout.readline()
+        found: dict[str, Any] = json.loads(answer)
+        if "error" in found:
+            raise RuntimeError(f"{self.library}, {line}: {found['error']}")
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+class Bench:
+    """The workers, and the rows measured so far."""
+
+    def __init__(self, console: Console, quick: bool) -> None:
+        self.console, self.quick = console, quick
+        self.bars: list[Bar] = []
+        other = mace_python(console)
+        self.workers = {
+            (library, tuned): Worker(library, python, tuned)
+            for library, python in ((OURS, sys.executable), (MACE, other))
+            for tuned in (False, True)
+        }
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self.workers.values():
+            worker.close()
+
+    def measure(self, sides: dict[str, Task], tuned: bool, rounds: int) -> dict[str, dict[str, Any]]:
+        """Do the sides' tasks in turns; return medians of seconds, megabytes, and results."""
+        rounds = 1 if self.quick else rounds
+        warm_up = {"warm_up": 1 if self.quick else 2}
+        workers = {library: self.workers[library, tuned] for library in sides}
+        found = {
+            library: workers[library].ask(json.dumps({**warm_up, **sides[library]})) for library in sides
+        }
+        seconds: dict[str, list[float]] = {library: [] for library in sides}
+        for _ in range(rounds):
+            for library, worker in workers.items():
+                seconds[library].append(worker.ask("step")["seconds"])
+        for library, worker in workers.items():
+            found[library] |= worker.ask("end")
+            found[library]["seconds"] = float(np.median(seconds[library]))
+        return found
+
+    def ratio(self, name: str, task: Task, bars: dict[bool, float], rounds: int = 3) -> None:
+        """Add the rows of a task: how many times faster than mace-torch, by allocator (True is tuned)."""
+        for dtype in ("float64", "float32"):
+            for tuned, bar in bars.items():
+                found = self.measure({key: {**task, "dtype": dtype} for key in SIDES}, tuned, rounds)
+                ours, theirs = found[OURS], found[MACE]
+                per_edge = 1e6 / ours["edges"]
+                note = f"{ours['seconds'] * per_edge:.1f} against {theirs['seconds'] * per_edge:.1f} µs/edge"
+                note += f"; {ours['edges'] / ours['atoms']:.0f} edges per atom"
+                setting = "tuned" if tuned else "default"
+                self.add(
+                    Bar(
+                        f"{name}, {dtype}, {setting}",
+                        theirs["seconds"] / ours["seconds"],
+                        bar,
+                        "×",
+                        note=note,
+                    )
+                )
+
+    def add(self, bar: Bar) -> None:
+        """Keep a row and print it."""
+        self.bars.append(bar)
+        result = "holds" if bar.holds else "falls short"
+        self.console.print(f"{bar.name}: {bar.figure:.3g} {bar.unit} ({result}) {bar.note}", highlight=False)
+
+
+def inference(bench: Bench) -> None:
+    """Energies and forces of liquid water."""
+    for n_atoms in (96,) if bench.quick else (192, 648):
+        task = {"system": "water", "n_atoms": n_atoms, "mode": "inference"}
+        bench.ratio(f"inference, {n_atoms} atoms", task, {False: 5.0, True: 3.5})
+
+
+def training(bench: Bench) -> None:
+    """Energies, forces and the gradient of their squares."""
+    n_atoms = 96 if bench.quick else 192
+    task = {"system": "water", "n_atoms": n_atoms, "mode": "training"}
+    bench.ratio(f"training step, {n_atoms} atoms", task, {False: 5.0, True: 3.4})
+
+
+def memory(bench: Bench) -> None:
+    """Growth of the peak per edge, first evaluations included."""
+    n_atoms = 96 if bench.quick else 192
+    for mode, bar in (("training", 3.5), ("inference", 15.0)):
+        task = {"system": "water", "n_atoms": n_atoms, "mode": mode, "dtype": "float64"}
+        found = bench.measure(dict.fromkeys(SIDES, task), False, 1)
+        size = {library: 1024.0 * side["megabytes"] / side["edges"] for library, side in found.items()}
+        note = f"{size[OURS]:.1f} against {size[MACE]:.1f} kB/edge, float64"
+        bench.add(Bar(f"memory, {mode}, {n_atoms} atoms", size[MACE] / size[OURS], bar, "× less", note=note))
+
+
+def clusters(bench: Bench) -> None:
+    """A batch of small open clusters, where operations are many and small."""
+    task = {"system": "clusters", "n_structures": 32, "mode": "training"}
+    bench.ratio("training step, 32 clusters of 3-18 atoms", task, {False: 4.0, True: 3.0}, rounds=5)
+
+
+def slab(bench: Bench) -> None:
+    """A layer with two surfaces and vapour: numbers of neighbours from none to a bulk's."""
+    n_atoms = 96 if bench.quick else 192
+    for mode in ("inference", "training"):
+        task = {"system": "slab", "n_atoms": n_atoms, "mode": mode}
+        bench.ratio(f"slab, {mode}, {n_atoms} atoms", task, {False: 4.0})
+
+
+def precision(bench: Bench) -> None:
+    """A float32 model against the same weights in float64; forces of 1 eV/Å as in the liquid."""
+    task = {"system": "water", "n_atoms": 192, "mode": "inference", "results": True, "dtype": "float64"}
+    plain = bench.measure({OURS: task}, False, 1)[OURS]
+    scale = 1.0 / float(np.sqrt(np.mean(np.square(plain["forces"]))))
+    both = {}
+    for dtype in ("float64", "float32"):
+        both[dtype] = bench.measure({OURS: {**task, "dtype": dtype, "options": {"scale": scale}}}, False, 1)[
+            OURS
+        ]
+    energies, forces = (
+        np.abs(np.array(both["float32"][name]) - np.array(both["float64"][name]))
+        for name in ("energies", "forces")
+    )
+    note = "random weights, scaled to forces of 1 eV/Å, root mean square"
+    per_atom = float(energies.max()) / both["float64"]["atoms"]
+    bench.add(Bar("float32: energy", 1e3 * per_atom, 0.02, "meV/atom", at_least=False, note=note))
+    bench.add(
+        Bar("float32: forces, largest", 1e3 * float(forces.max()), 0.1, "meV/Å", at_least=False, note=note)
+    )
+
+
+PARTS: Final[dict[str, Callable[[Bench], None]]] = {
+    part.__name__: part for part in (inference, training, memory, clusters, slab, precision)
+}
+
+
+def main() -> int:
+    """Run the benchmark and return the exit status."""
+    parser = arguments(__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    chosen = parser.parse_args()
+    bench = Bench(Console(width=150), chosen.quick)
+    try:
+        for name in chosen.only:
+            PARTS[name](bench)
+    finally:
+        bench.close()
+    return report(bench.bars, chosen.json)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
