@@ -136,6 +136,7 @@ def plot_losses(points: Sequence[LossPoint], picture: Path, title: str) -> None:
     axes[0].set_title(title)
     axes[0].legend(ncols=2)
     several = len({point.epoch for point in points}) < len(points)
+    axes[1].xaxis.get_major_locator().set_params(integer=True)
     axes[1].set_xlabel("batch" if several else f"epoch (from {points[0].epoch})")
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=150)

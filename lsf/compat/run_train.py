@@ -15,6 +15,7 @@ from lsf.compat.table import flag_rows
 from lsf.compat.translate import Translation, folder_of, translate, work_folder
 from lsf.errors import LsfError, Problem, RecipeError
 from lsf.files import replacing
+from lsf.recipe_io import read_recipe_text
 
 USAGE = """usage: run_train.py --name NAME --config CONFIG.yaml --train_file FILE [flags of the older trainer]
 
@@ -43,6 +44,8 @@ def _flag_list() -> str:
 
 def _run(arguments: Sequence[str]) -> None:
     translation = translate(arguments)
+    if not translation.flags["print_recipe"]:
+        _refuse_other_settings(translation)
     path = save_recipe(translation)
     if _is_first_process():
         for line in translation.notes:
@@ -68,25 +71,40 @@ def save_recipe(translation: Translation) -> Path:
     return path
 
 
-def run_translated(translation: Translation, path: Path) -> None:
-    """Train as the saved recipe says, with files and log lines where and as they used to be."""
-    from lsf.compat.outputs import OldOutputs, log_handlers
-    from lsf.pipeline import other_settings, run_recipe
-    from lsf.resolve import resolve
+def run_folder(translation: Translation) -> Path:
+    """Return the folder everything `lsf run` leaves is in."""
+    return work_folder(translation) / "runs" / translation.tag
 
-    try:
-        recipe = resolve(path)
-    except RecipeError as error:
-        raise _with_cpu_hint(translation.explained(error)) from None
-    folder = work_folder(translation) / "runs" / translation.tag
-    fresh = not translation.flags["restart_latest"]
-    found = [] if fresh else other_settings(folder, recipe)
+
+def _refuse_other_settings(translation: Translation) -> None:
+    """Refuse to go on with a run of other settings, before its recipe is overwritten."""
+    from lsf.pipeline import other_settings
+
+    folder = run_folder(translation)
+    if not translation.flags["restart_latest"] or not folder.is_dir():
+        return
+    recipe = read_recipe_text(translation.text(), "translated recipe", work_folder(translation))
+    found = other_settings(folder, recipe)
     if found:
         listed = "".join(f"\n  - {item}" for item in found)
         raise LsfError(
             f"{folder} holds a run of the same name and seed with other settings: give another --name, "
             f"--seed or --work_dir, or start anew with --no-restart_latest, overwriting it{listed}"
         )
+
+
+def run_translated(translation: Translation, path: Path) -> None:
+    """Train as the saved recipe says, with files and log lines where and as they used to be."""
+    from lsf.compat.outputs import OldOutputs, log_handlers
+    from lsf.pipeline import run_recipe
+    from lsf.resolve import resolve
+
+    try:
+        recipe = resolve(path)
+    except RecipeError as error:
+        raise _with_cpu_hint(translation.explained(error)) from None
+    folder = run_folder(translation)
+    fresh = not translation.flags["restart_latest"]
     if not _is_first_process():
         run_recipe(path, (), folder, fresh, terminal())
         return

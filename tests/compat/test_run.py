@@ -132,7 +132,10 @@ def test_a_whole_run(line: str, data: Path, capsys: pytest.CaptureFixture[str]) 
     assert "resuming from" in (data / "logs" / f"{tag}.log").read_text()
     capsys.readouterr()
     assert main([*words, "--r_max", "3.5"]) == 2
-    assert "start anew with --no-restart_latest" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "start anew with --no-restart_latest" in error
+    assert "  - model.r_max: 3.0 there, 3.5 here" in error
+    assert "r_max = 3.0" in (data / f"{tag}.toml").read_text(), "the recipe of the run is still there"
 
 
 @pytest.mark.slow
