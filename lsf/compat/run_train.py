@@ -13,7 +13,7 @@ import attrs
 from lsf.cli import exit_status, terminal
 from lsf.compat.table import flag_rows
 from lsf.compat.translate import Translation, folder_of, translate, work_folder
-from lsf.errors import LsfError, Problem, RecipeError
+from lsf.errors import DataError, LsfError, Problem, RecipeError
 from lsf.files import replacing
 from lsf.recipe_io import read_recipe_text
 
@@ -126,6 +126,8 @@ def run_translated(translation: Translation, path: Path) -> None:
         log.info("%s", line)
     try:
         result = run_recipe(path, (), folder, fresh, terminal(), [outputs], handlers)
+    except DataError as error:
+        raise DataError(f"{error.title}; --set KEY=VALUE sets keys of the recipe", error.problems) from None
     finally:
         outputs.publish()
     # the run has closed the handlers; a file handler opens its file again for the table

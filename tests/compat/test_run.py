@@ -59,6 +59,17 @@ def test_missing_files_name_their_flag(folder: Path, capsys: pytest.CaptureFixtu
     assert "command line: --test_file: data.test: found" in error
 
 
+def test_problems_of_the_data_say_how_to_set_keys(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = SPLIT.replace("{1: 1.0, 8: -2.0}", "{1: 1.0}")
+    assert main([*shlex.split(line), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "the data cannot be used; frames are counted from 0; --set KEY=VALUE sets keys of the recipe" in error
+    )
+    assert "no formal charge for O" in error
+    assert not (data / "runs" / "nonpol_example_run-123" / "metrics.jsonl").exists()
+
+
 def test_wrong_flags_end_in_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--nam", "a"]) == 2
     assert "did you mean '--name'?" in capsys.readouterr().err
