@@ -194,9 +194,13 @@ def _positive_integer(text: str) -> int:
 def run_command(chosen: argparse.Namespace, console: Console) -> None:
     """Train a model."""
     recipe = find_recipe(chosen.recipe, console)
+    from lsf.allocator import keep_freed_memory
+
+    kept = keep_freed_memory()
     from lsf.pipeline import run_recipe
 
-    run_recipe(recipe, chosen.overrides, chosen.out, chosen.fresh, console)
+    remarks = () if kept is None else (kept,)
+    run_recipe(recipe, chosen.overrides, chosen.out, chosen.fresh, console, remarks=remarks)
 
 
 def check_command(chosen: argparse.Namespace, console: Console) -> None:

@@ -99,14 +99,15 @@ def run_recipe(
     console: Console,
     observers: Sequence[Observer] = (),
     handlers: Sequence[logging.Handler] | None = None,
+    remarks: Sequence[str] = (),
 ) -> RunResult:
     """Train a model as a recipe says and return what was left in the run folder.
 
     A run folder with checkpoints of the same recipe is taken up where it stopped. ``observers`` are told
     how much data there is (kind "data"), then every line of ``metrics.jsonl``; ``handlers`` take the log's
-    messages in place of the console. Of several processes started by torchrun only the first one writes files
-    and speaks. Raises :class:`lsf.errors.LsfError` on bad input, and when the folder holds a run of another
-    recipe.
+    messages in place of the console; ``remarks`` go into the log. Of several processes started by torchrun
+    only the first one writes files and speaks. Raises :class:`lsf.errors.LsfError` on bad input, and when the
+    folder holds a run of another recipe.
     """
     recipe = resolve(path, overrides)
     for name in recipe.export.formats:
@@ -125,6 +126,8 @@ def run_recipe(
             with replacing(folder / RESOLVED) as temporary:
                 temporary.write_text(resolved_toml(recipe), encoding="utf-8")
             _log_to(log, folder / "log.txt", fresh)
+        for remark in remarks:
+            log.info("%s", remark)
         for tracker in trackers:
             tracker.begin(model)
         with _resumable(folder), threads_for(_atoms_per_batch(recipe, splits), log):
