@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
@@ -72,6 +73,8 @@ class LsfCalculator(TrackingCalculator):
         ``electric_field`` is None and the entry is there
     formal_charges_key : column of ``atoms.arrays`` with formal charges in e, for models with
         ``formal_charges = "from_data"``
+    total_charge_key, total_spin_key : entries of ``atoms.info`` with the total charge in e and the number of
+        unpaired electrons, for models that embed them; zero where absent
 
     Besides ASE's own properties (energy, free_energy, energies, forces, stress, charges, dipole) the
     results hold ``energy_atomic``, ``energy_short_range``, ``energy_coulomb``, ``energy_field``,
@@ -81,7 +84,7 @@ class LsfCalculator(TrackingCalculator):
     short-range energies per atom: the Coulomb energy is not split between atoms. Units: see
     :mod:`lsf.units`; stress is defined for fully periodic cells only.
 
-    A changed field or charge column is noticed like a changed position.
+    A changed field, charge column, charge or spin is noticed like a changed position.
     """
 
     implemented_properties: ClassVar[list[str]] = [
@@ -107,6 +110,8 @@ class LsfCalculator(TrackingCalculator):
         electric_field: Sequence[float] | None = None,
         external_field_key: str = "external_field",
         formal_charges_key: str = "formal_charges",
+        total_charge_key: str = "total_charge",
+        total_spin_key: str = "total_spin",
     ) -> None:
         super().__init__(electric_field, external_field_key)
         self.device = torch.device(pick_device(device))
@@ -114,14 +119,19 @@ class LsfCalculator(TrackingCalculator):
         self.model = loaded.model.to(self.device)
         self.rule = loaded.recipe.model.options.formal_charge_rule()
         arrays = {"charges": formal_charges_key} if self.rule == "from_data" else {}
-        self.head = Head({"external_field": external_field_key}, arrays)
+        options = loaded.recipe.model.options
+        state = {"total_charge": total_charge_key} if options.total_charge_embedding else {}
+        state |= {"total_spin": total_spin_key} if options.total_spin_embedding else {}
+        self.state_keys = tuple(state.values())
+        self.head = Head({"external_field": external_field_key, **state}, arrays)
         self._plans = PlanCache()
         self._warned = False
 
     def other_inputs(self, atoms: Atoms) -> dict[str, Array | None]:
-        """Return the column of formal charges, where the model reads one."""
+        """Return the column of formal charges and the entries of charge and spin that the model reads."""
         charges = atoms.arrays.get(self.head.arrays_keys["charges"]) if self.head.arrays_keys else None
-        return {"formal_charges": charges}
+        state = {key: np.asarray(atoms.info[key]) if key in atoms.info else None for key in self.state_keys}
+        return {"formal_charges": charges, **state}
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """Return a property; one that the last calculation left out triggers a new one."""

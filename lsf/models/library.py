@@ -12,6 +12,7 @@ from lsf.data.statistics import DataFacts
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.errors import LsfError
 from lsf.models.backbone import Backbone, layer_irreps
+from lsf.models.charge_state import ChargeState
 from lsf.models.irreps import Irreps, parse_irreps
 from lsf.models.local_source import CoulombTerm, LocalSourceModel, NoCoulomb
 from lsf.models.options import (
@@ -174,6 +175,9 @@ def _assemble(
         energy_scale(options, facts),
         energy_shift(options, facts),
     )
+    state = None
+    if options.total_charge_embedding or options.total_spin_embedding:
+        state = ChargeState(hidden.channels, options.total_charge_embedding, options.total_spin_embedding)
     repulsion = PairRepulsion(facts.species, options.cutoff_p) if options.pair_repulsion else None
     return LocalSourceModel(
         facts.species,
@@ -186,4 +190,5 @@ def _assemble(
         coulomb,
         polarizability,
         repulsion,
+        state,
     )

@@ -12,6 +12,7 @@ from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.field import field_energy
 from lsf.models.backbone import Backbone, SpeciesGroups
+from lsf.models.charge_state import ChargeState
 from lsf.models.geometry import edge_geometry
 from lsf.models.pairs import BondLengths, PairRepulsion
 from lsf.models.radial import RadialBasis
@@ -86,6 +87,7 @@ class LocalSourceModel(nn.Module):
         coulomb: nn.Module,
         polarizability: PolarizabilityReadout | None = None,
         pair_repulsion: PairRepulsion | None = None,
+        charge_state: ChargeState | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("species", torch.tensor(species))
@@ -98,6 +100,7 @@ class LocalSourceModel(nn.Module):
         self.coulomb = coulomb
         self.polarizability = polarizability
         self.pair_repulsion = pair_repulsion
+        self.charge_state = charge_state
         needs_bonds = pair_repulsion is not None or radial.transform is not None
         self.bond_lengths = BondLengths(species) if needs_bonds else None
 
@@ -119,6 +122,7 @@ class LocalSourceModel(nn.Module):
         mixer = {id(parameter) for parameter in self.source.mixer.parameters()}
         groups = self.backbone.parameter_groups()
         groups["embedding"] += self.source.mixer.parameters()
+        groups["embedding"] += [] if self.charge_state is None else self.charge_state.parameters()
         return {
             **groups,
             "readouts": list(self.readout.parameters()),
@@ -133,6 +137,18 @@ class LocalSourceModel(nn.Module):
         for parameter in self.parameters():
             parameter.data = parameter.data.to(dtype)
         return self
+
+    def _initial(self, graph: GraphTensors) -> tuple[Tensor, Tensor]:
+        """Return the initial scalars and the numbers they depend on besides the element, (n_atoms, n)."""
+        elements = self.backbone.embed(graph.species)
+        initial = self.source.mixer(elements, graph.formal_charges)
+        inputs = [graph.formal_charges.detach()]
+        if self.charge_state is not None:
+            numbers = self.charge_state.numbers(graph.total_charge, graph.total_spin)
+            per_atom = [number.index_select(0, graph.batch) for number in numbers]
+            initial = self.charge_state(initial, elements, per_atom)
+            inputs += per_atom
+        return initial, torch.stack(inputs, dim=1)
 
     def forward(self, *tensors: Tensor) -> ModelOutput:
         """Return energies, density and polarization of the flat tensors of :class:`GraphTensors`."""
@@ -153,10 +169,8 @@ class LocalSourceModel(nn.Module):
             bonds,
         )
         groups = SpeciesGroups(graph.present_species, graph.species_slots, graph.species_place)
-        initial = self.source.mixer(self.backbone.embed(graph.species), graph.formal_charges)
-        features = self.backbone(
-            initial, edges, graph.neighbor_slots, groups, graph.formal_charges.detach().unsqueeze(1)
-        )
+        initial, inputs = self._initial(graph)
+        features = self.backbone(initial, edges, graph.neighbor_slots, groups, inputs)
         sources = self.source(features, edges, graph.positions, graph.formal_charges, graph.batch, n_graphs)
 
         node_short_range = self.readout(features)

@@ -178,6 +178,16 @@ class BackboneOptions:
         default=None,
         path=True,
     )
+    total_charge_embedding: bool = option(
+        "Whether atoms see the total charge of their structure (info_keys.total_charge). Without it, one "
+        "geometry has one energy, whatever its charge.",
+        default=False,
+    )
+    total_spin_embedding: bool = option(
+        "Whether atoms see the number of unpaired electrons of their structure (info_keys.total_spin). "
+        "Without it, one geometry has one energy, whatever its spin.",
+        default=False,
+    )
     kernels: Literal["native", "plain", "e3nn"] = option(
         "Implementation of the message passing; both give the same numbers. e3nn is the slower oracle.",
         default="native",
@@ -185,7 +195,7 @@ class BackboneOptions:
 
     def problems(self, recipe: Recipe, where: str) -> list[Problem]:
         """Return what is wrong with the model in the context of the whole recipe."""
-        return _wrong_layers(self, where)
+        return _wrong_layers(self, where) + _unmapped_state(self, recipe, where)
 
     def read_degrees(self) -> tuple[int, ...]:
         """Return the degrees that the features of at least one layer have."""
@@ -204,6 +214,22 @@ def _wrong_layers(options: BackboneOptions, where: str) -> list[Problem]:
         return []
     expected = f"{options.num_interactions}, since model.num_interactions = {options.num_interactions}"
     return [Problem(where, "model.correlation", f"a list of {len(orders)}", expected)]
+
+
+def _unmapped_state(options: BackboneOptions, recipe: Recipe, where: str) -> list[Problem]:
+    """A charge or spin that no head reads would be zero everywhere."""
+    seen = {"total_charge": options.total_charge_embedding, "total_spin": options.total_spin_embedding}
+    return [
+        Problem(
+            where,
+            f"model.{name}_embedding",
+            f"true, but heads.{head} maps no {name}",
+            f"the key of the files that holds it: heads.{head}.info_keys.{name}",
+        )
+        for name, wanted in seen.items()
+        for head, keys in recipe.heads.items()
+        if wanted and name not in keys.info_keys
+    ]
 
 
 def _needs_degrees(options: BackboneOptions, recipe: Recipe, where: str) -> list[Problem]:
