@@ -2,7 +2,8 @@
 
 ``python worker.py lsf`` runs in the environment of lsf, ``python worker.py mace`` in that of mace-torch. A
 task: {"system", "n_atoms", "n_structures", "mode": "inference" | "training" | "gemm", "dtype", "warm_up",
-"options": {...}, "weights": file or absent, "results": bool}. Every task runs in a process of its own, forked
+"options": {...}, "results": bool; "weights" of lsf, a model file to take; "save" of mace, where to write its
+model}. Every task runs in a process of its own, forked
 from one that has imported everything, so that peak memory is the task's; time is CPU time of one thread.
 """
 
@@ -139,10 +140,8 @@ def _mace_model(task: dict[str, Any], parts: list[Structure]) -> Any:
         atomic_inter_scale=np.array([1.0]),
         atomic_inter_shift=np.array([0.0]),
     )
-    if "state" in task:
-        model.load_state_dict(torch.load(task["state"], weights_only=True))
-    if "save_state" in task:
-        torch.save(model.state_dict(), task["save_state"])
+    if "save" in task:
+        torch.save(model, task["save"])
     return model
 
 
