@@ -182,26 +182,25 @@ def _by_autograd(
     moments: Moments, n_grad: int, tensors: Sequence[Tensor], cotangents: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Return what :meth:`_SumBackward.backward` does, differentiable once more, by plain operations."""
-    grad, rest = tensors[:n_grad], tensors[n_grad:]
+    # views, so that one tensor's dependence on another does not enter the partial derivatives
+    own = [value.view_as(value) for value in tensors]
+    grad, rest = own[:n_grad], own[n_grad:]
     inputs = Inputs(*rest[:4])
-    hidden = HiddenLayers(rest[4:]).forward(inputs.basis)
-    out = moments.plain(inputs, hidden)
-    chosen = [value for value in rest if value.requires_grad]
-    first = torch.autograd.grad(out, chosen, grad, create_graph=True, allow_unused=True)
-    by_place = iter(first)
-    pairs = []
-    for value, cotangent in zip(rest, cotangents, strict=True):
-        gradient = next(by_place) if value.requires_grad else None
-        if gradient is not None and cotangent is not None:
-            pairs.append((gradient, cotangent))
-    wanted = [value for value in tensors if value.requires_grad]
-    second = iter(
+    out = moments.plain(inputs, HiddenLayers(rest[4:]).forward(inputs.basis))
+    seen = [
+        (value, cotangent)
+        for value, cotangent in zip(rest, cotangents, strict=True)
+        if cotangent is not None and value.requires_grad
+    ]
+    first = torch.autograd.grad(out, [value for value, _ in seen], grad, create_graph=True)
+    wanted = [value for value in own if value.requires_grad]
+    found = iter(
         torch.autograd.grad(
-            [gradient for gradient, _ in pairs],
+            first,
             wanted,
-            [cotangent for _, cotangent in pairs],
+            [cotangent for _, cotangent in seen],
             create_graph=True,
             allow_unused=True,
         )
     )
-    return [next(second) if value.requires_grad else None for value in tensors]
+    return [next(found) if value.requires_grad else None for value in own]

@@ -1,0 +1,142 @@
+"""The kernels of the whole backbone against e3nn's, second derivatives included."""
+
+import pytest
+import torch
+
+from lsf.data.graph import group_by_species, neighbor_slots
+from lsf.models.backbone import Backbone, SpeciesGroups
+from lsf.models.blocks import SLOTS_PER_BLOCK, edge_blocks
+from lsf.models.interaction import ELEMENTS_AT_MOST, Interaction
+from lsf.models.irreps import parse_irreps
+from lsf.models.moments import weights_fixed
+from lsf.models.monomials import pair_products
+from tests.models.test_interaction import geometry, neighborhood, random_graph
+
+# irreps, max_ell, correlation, interactions, elements
+CASES = [
+    ("3x0e", 0, 1, 1, 1),
+    ("2x0e + 2x1o", 1, 2, 3, 2),
+    ("2x0e + 2x1o", 3, 3, 2, 2),
+    ("2x0e + 2x1o + 2x2e", 2, 2, 2, 3),
+    ("1x0e + 1x1o + 1x2e", 4, 2, 2, 2),
+    ("2x0e + 2x1o", 2, 3, 4, ELEMENTS_AT_MOST + 3),
+]
+
+
+def backbone_of(case, kernels):
+    irreps, max_ell, correlation, interactions, elements = case
+    torch.manual_seed(3)
+    hidden = parse_irreps(irreps)
+    return Backbone(hidden, elements, interactions, max_ell, correlation, 4, (8, 6), 3.0, kernels).double()
+
+
+def differentiated(case, kernels, inputs):
+    """Scalar features, forces, and the gradient of their squares by every weight."""
+    backbone = backbone_of(case, kernels)
+    positions, edge_index = random_graph(14, seed=5, spread=1.5)
+    positions.requires_grad_(True)
+    species = torch.arange(14) % case[4]
+    edges = geometry(positions, edge_index, case[1])
+    groups = SpeciesGroups(*group_by_species(species))
+    slots = neighbor_slots(edge_index, 14)
+    layers = backbone(backbone.embed(species), edges, slots, groups, inputs)
+    scalars = torch.cat([layer[:, 0] for layer in layers], 1)
+    (forces,) = torch.autograd.grad(scalars.sin().sum(), positions, create_graph=True)
+    loss = forces.square().sum() + scalars.square().sum()
+    parameters = [parameter for parameter in backbone.parameters() if parameter.numel()]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return [scalars, forces, *gradients]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernels_equal_e3nn_to_second_derivatives(case):
+    reference = differentiated(case, "e3nn", None)
+    nothing = torch.zeros(14, 0, dtype=torch.float64)
+    variants = {
+        "native": differentiated(case, "native", nothing),
+        "native, no sum by element": differentiated(case, "native", None),
+        "plain": differentiated(case, "plain", nothing),
+    }
+    for name, found in variants.items():
+        for ours, theirs in zip(found, reference, strict=True):
+            scale = max(1.0, float(theirs.detach().abs().max()))
+            # the same sums in another order; the bar is 1e-10
+            assert torch.allclose(ours / scale, theirs / scale, atol=1e-10), name
+
+
+def test_unlike_atoms_of_one_element_are_not_summed_by_element():
+    different = torch.arange(14, dtype=torch.float64).unsqueeze(1)
+    groups = SpeciesGroups(*group_by_species(torch.arange(14) % 2))
+    assert groups.representatives(different) == (None, None)
+    first, element = groups.representatives(torch.ones(14, 1))
+    assert first.tolist() == [0, 1]
+    assert element.tolist() == [index % 2 for index in range(14)]
+
+
+def test_third_derivatives_of_the_blocks_are_those_of_plain_operations():
+    results = []
+    for kernels in ("native", "plain"):
+        torch.manual_seed(1)
+        module = Interaction(parse_irreps("2x0e + 2x1o"), 2, 4, (5,), 3.7, kernels).double()
+        positions, edge_index = random_graph(6, seed=2, spread=1.2)
+        positions.requires_grad_(True)
+        edges = geometry(positions, edge_index, 2)
+        features = torch.ones(6, 4, 2, dtype=torch.float64)
+        value = module(features, neighborhood(edges, 6)).sin().sum()
+        for _ in range(2):
+            (gradient,) = torch.autograd.grad(value, positions, create_graph=True)
+            value = gradient.square().sum()
+        results.append(torch.autograd.grad(value, [positions, *module.radial.weights]))
+    for native, plain in zip(*results, strict=True):
+        scale = max(1.0, float(plain.abs().max()))
+        assert torch.allclose(native / scale, plain / scale, atol=1e-10)
+
+
+def test_forces_with_fixed_weights_are_the_same_and_leave_no_gradient():
+    torch.manual_seed(1)
+    module = Interaction(parse_irreps("2x0e + 2x1o"), 2, 4, (5,), 3.7, "native").double()
+    positions, edge_index = random_graph(6, seed=2, spread=1.2)
+    positions.requires_grad_(True)
+    forces = []
+    for fixed in (False, True):
+        edges = geometry(positions, edge_index, 2)
+        features = torch.ones(6, 4, 2, dtype=torch.float64)
+        if fixed:
+            with weights_fixed():
+                value = module(features, neighborhood(edges, 6)).sin().sum()
+            gradient, by_weight = torch.autograd.grad(
+                value, [positions, module.radial.weights[0]], materialize_grads=True
+            )
+            assert not by_weight.any()
+        else:
+            value = module(features, neighborhood(edges, 6)).sin().sum()
+            (gradient,) = torch.autograd.grad(value, positions)
+        forces.append(gradient)
+    assert torch.equal(*forces)
+
+
+def test_blocks_hold_every_edge_once_whatever_the_degrees(monkeypatch):
+    monkeypatch.setitem(SLOTS_PER_BLOCK, "cpu", 16)
+    positions, edge_index = random_graph(30, seed=8, spread=1.7)
+    n_edges = edge_index.shape[1]
+    blocks = edge_blocks(edge_index, neighbor_slots(edge_index, 30))
+    assert len(blocks.blocks) > 3
+    assert sorted(blocks.edges[blocks.edges < n_edges].tolist()) == list(range(n_edges))
+    assert len(blocks.edges) < 1.3 * n_edges + 30  # a table as wide as the highest degree has many more
+    ones = blocks.gather(torch.ones(n_edges, 1))
+    degrees = blocks.unsort(blocks.summed(ones, ones))[:, 0, 0]
+    assert degrees.tolist() == torch.bincount(edge_index[1], minlength=30).tolist()
+    assert len(positions) == sum(block.n_atoms for block in blocks.blocks)
+
+
+def test_pair_products_are_differentiable_to_any_order():
+    generator = torch.Generator().manual_seed(4)
+    rows = torch.randn(4, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    pairs = torch.tensor([0, 0, 1, 3, 2]), torch.tensor([0, 1, 2, 3, 1])
+
+    def cubes(values):
+        return pair_products(values, pairs) ** 3
+
+    assert torch.allclose(pair_products(rows, pairs), rows[pairs[0]] * rows[pairs[1]])
+    assert torch.autograd.gradcheck(cubes, rows)
+    assert torch.autograd.gradgradcheck(cubes, rows)
