@@ -10,7 +10,7 @@ from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
 from lsf.data.keys import LABELS
 from lsf.data.shard_frames import ShardFrames
-from lsf.data.statistics import Survey
+from lsf.data.statistics import Summary
 
 Build = Callable[[Frame], AtomGraph]
 
@@ -18,13 +18,13 @@ Build = Callable[[Frame], AtomGraph]
 class LazyGraphs(Sequence[AtomGraph]):
     """Graphs of frames in shards; none of them is kept.
 
-    What would need a pass over all graphs is known from the one of ``survey``.
+    What would need a pass over all graphs is known from their ``summary``.
     """
 
-    def __init__(self, frames: ShardFrames, build: Build, survey: Survey) -> None:
+    def __init__(self, frames: ShardFrames, build: Build, summary: Summary) -> None:
         self._frames = frames
         self._build = build
-        self._survey = survey
+        self._summary = summary
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -37,23 +37,22 @@ class LazyGraphs(Sequence[AtomGraph]):
 
     def __getitem__(self, index: int | slice) -> AtomGraph | LazyGraphs:
         if isinstance(index, slice):
-            return LazyGraphs(self._frames[index], self._build, self._survey)
+            return LazyGraphs(self._frames[index], self._build, self._summary)
         return self._build(self._frames[index])
 
     @property
     def labelled(self) -> frozenset[str]:
         """The labels that at least one graph has; of a slice, that of all it was cut from."""
-        return frozenset(name for name in LABELS if self._survey.labelled_frames[name])
+        return frozenset(name for name in LABELS if self._summary.counts.labels[name])
 
     @property
     def config_types(self) -> tuple[str, ...]:
         """The config types in the order of their first graphs; of a slice, of all it was cut from."""
-        return tuple(self._survey.config_types)
+        return self._summary.config_types
 
     def extremes(self) -> list[AtomGraph]:
         """Return the graphs with the lowest and the highest formal charge."""
-        places = {self._survey.lowest_charge[1], self._survey.highest_charge[1]}
-        return [self[place] for place in sorted(places)]
+        return [self[place] for place in sorted(set(self._summary.extremes))]
 
     def fingerprint(self) -> bytes:
         """Return what ties the graphs to the content of their frames."""

@@ -63,6 +63,28 @@ class SplitCounts:
     labelled_frames: dict[str, int]
 
 
+@attrs.frozen
+class Summary:
+    """What a survey of a split has found; ``extremes`` are the places of lowest and highest formal charge."""
+
+    counts: SplitCounts
+    config_types: tuple[str, ...]
+    extremes: tuple[int, int]
+    average_neighbors: float
+    scales: LabelScales
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Summary:
+        """Return the summary that ``attrs.asdict`` made a table of, be it by way of JSON."""
+        return cls(
+            SplitCounts(**table["counts"]),
+            tuple(table["config_types"]),
+            tuple(table["extremes"]),
+            table["average_neighbors"],
+            LabelScales(**table["scales"]),
+        )
+
+
 @attrs.define
 class Survey:
     """What one pass over the graphs of a split adds up; graphs themselves are not kept."""
@@ -111,13 +133,18 @@ class Survey:
         self.atoms += int(graph.num_nodes)
         self.edges += int(graph.edge_index.shape[1])
 
-    def counts(self, split: str) -> SplitCounts:
-        """Return frames, atoms and labelled numbers (a dipole counts its weighted components)."""
-        return SplitCounts(split, self.frames, self.atoms, dict(self.labels), dict(self.labelled_frames))
+    def summary(self, split: str) -> Summary:
+        """Return what was found; a dipole counts its weighted components.
 
-    def average_neighbors(self) -> float:
-        """Return the mean number of neighbours per atom; 1 for data without any, so that it can divide."""
-        return self.edges / self.atoms if self.edges else 1.0
+        The mean number of neighbours is 1 for data without any, so that it can divide.
+        """
+        return Summary(
+            SplitCounts(split, self.frames, self.atoms, dict(self.labels), dict(self.labelled_frames)),
+            tuple(self.config_types),
+            (self.lowest_charge[1], self.highest_charge[1]),
+            self.edges / self.atoms if self.edges else 1.0,
+            self.label_scales(),
+        )
 
     def label_scales(self) -> LabelScales:
         """Return how large energies and forces are; frames of weight zero do not count, others count once."""

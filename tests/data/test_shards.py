@@ -193,6 +193,13 @@ def test_shards_with_isolated_atoms_duplicates_and_frames_to_drop(tmp_path):
         assert frames == [2, 3, 4, 5, 6, 7]
     with pytest.raises(DataError, match=r"electrostatics\.boundary: found pbc = T F F"):
         load(tmp_path / "shards", atomic_energies="isolated", seed=1)
+    write_shards(read_frames(write(path, *free, *waters(6)), HEADS), tmp_path / "free", 4, {})
+    first, again = (load(tmp_path / "free", atomic_energies="isolated", seed=1) for _ in range(2))
+    assert len(list((tmp_path / "free").glob("checked-*.json"))) == 1
+    assert first.facts == again.facts
+    assert [int(graph.frame_index) for graph in again.train] == [int(g.frame_index) for g in first.train]
+    kept = load(tmp_path / "free", atomic_energies="isolated", seed=1, keep_isolated_atoms=True)
+    assert len(kept.train) + len(kept.valid) == 8
     twice = [*waters(2), *waters(2)]
     write_shards(read_frames(write(path, *twice), HEADS), tmp_path / "twice", 2, {})
     with pytest.raises(DataError, match="found the same structure as") as caught:
@@ -204,3 +211,57 @@ def test_one_head_too_many_is_noticed_in_shards(tmp_path):
     _, folder = sharded(tmp_path)
     with pytest.raises(DataError, match=r"heads\.other: found no frame of this head"):
         load(folder, heads={**HEADS, "other": HEAD})
+
+
+def test_shards_are_gone_through_once(tmp_path, monkeypatch, caplog):
+    _, folder = sharded(tmp_path)
+    caplog.set_level("INFO")
+    first = load(folder, seed=5)
+    (known,) = folder.glob("checked-*.json")
+    monkeypatch.setattr("lsf.data.loader.build_splits", None)
+    monkeypatch.setattr("lsf.data.loader._check", None)
+    again = load(folder, seed=5)
+    assert (again.facts, again.counts) == (first.facts, first.counts)
+    assert [int(graph.frame_index) for graph in again.train] == [int(g.frame_index) for g in first.train]
+    assert again.train.config_types == first.train.config_types
+    assert again.train.labelled == first.train.labelled
+    assert f"checks and statistics of the shards are those of {known}" in caplog.text
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 2
+    assert told[0] == told[1], "warnings are told every time"
+
+
+@pytest.mark.parametrize("change", ["seed", "checks", "heads", "shards", "damage"])
+def test_shards_are_gone_through_again_for_other_settings(tmp_path, change):
+    path, folder = sharded(tmp_path)
+    load(folder, seed=5)
+    (known,) = folder.glob("checked-*.json")
+    if change == "damage":
+        known.write_text("{")
+    if change == "shards":
+        write_shards(read_frames(path, HEADS)[:-1], folder, 3, {})
+    arguments = {
+        "seed": {"seed": 6},
+        "checks": {"checks": Checks(max_force=250.0)},
+        "heads": {"heads": {"default": Head({"energy": "E"}, {})}},
+    }
+    splits = load(folder, **{"seed": 5, **arguments.get(change, {})})
+    found = set(folder.glob("checked-*.json"))
+    assert len(found) == (1 if change == "damage" else 2)
+    assert len(splits.train) + len(splits.valid) == (9 if change == "shards" else 10)
+    with pytest.raises(DataError, match=r"components up to 0\.001"):
+        load(folder, seed=5, checks=Checks(max_force=0.001))
+    assert set(folder.glob("checked-*.json")) == found, "what is refused is not kept"
+
+
+def test_nothing_is_kept_of_files_and_where_nothing_can_be_written(tmp_path, monkeypatch):
+    path, folder = sharded(tmp_path)
+    load(path)
+    load(folder, test=path, checks=Checks(allow_duplicates=True))
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    load(folder)
+    assert not list(tmp_path.rglob("checked-*.json"))
