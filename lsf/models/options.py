@@ -272,7 +272,7 @@ class LocalChargesOptions(BackboneOptions):
 
     def problems(self, recipe: Recipe, where: str) -> list[Problem]:
         """Return wrong layers and missing hidden irreps."""
-        return _wrong_layers(self, where) + _needs_degrees(self, recipe, where)
+        return super().problems(recipe, where) + _needs_degrees(self, recipe, where)
 
 
 @attrs.frozen(kw_only=True)
@@ -308,7 +308,7 @@ class LocalSplitChargesOptions(BackboneOptions):
 
     def problems(self, recipe: Recipe, where: str) -> list[Problem]:
         """Return missing hidden irreps and formal charges outside the declared range."""
-        found = _wrong_layers(self, where) + _needs_degrees(self, recipe, where)
+        found = super().problems(recipe, where) + _needs_degrees(self, recipe, where)
         found += _outside_range(self.formal_charges, self.oxidation_range, where)
         degrees = parse_irreps(self.hidden_irreps).degrees
         if self.polarizability and self.last_layer == "scalars":
