@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-SLOTS_PER_BLOCK: Final = {"cpu": 512, "cuda": 1 << 20}
-"""Slots of a block at most, unless one atom alone has more. On a GPU, few large blocks."""
+SLOTS_PER_BLOCK: Final = {"cpu": 1024, "cuda": 1 << 20}
+"""Slots of a block at most in float64, unless one atom alone has more. On a GPU, few large blocks."""
 
 
 class Block(NamedTuple):
@@ -83,13 +83,16 @@ class EdgeBlocks:
         return nn.functional.embedding(self.place, flat).reshape(values.shape)
 
 
-def edge_blocks(edge_index: Tensor, neighbor_slots: Tensor) -> EdgeBlocks:
-    """Return the blocks of a batch; the slots are those of :func:`lsf.data.graph.neighbor_slots`."""
+def edge_blocks(edge_index: Tensor, neighbor_slots: Tensor, itemsize: int = 8) -> EdgeBlocks:
+    """Return the blocks of a batch.
+
+    The slots are those of :func:`lsf.data.graph.neighbor_slots`, ``itemsize`` the bytes of a number.
+    """
     n_edges = edge_index.shape[1]
     degrees = (neighbor_slots < n_edges).sum(1)
     order = torch.argsort(degrees, descending=True, stable=True)
     falling = degrees.index_select(0, order).tolist()
-    limit = SLOTS_PER_BLOCK.get(edge_index.device.type, SLOTS_PER_BLOCK["cuda"])
+    limit = SLOTS_PER_BLOCK.get(edge_index.device.type, SLOTS_PER_BLOCK["cuda"]) * 8 // itemsize
     blocks, first, slot = [], 0, 0
     while first < len(falling):
         width = max(1, falling[first])

@@ -103,7 +103,7 @@ class Neighborhood:
     @cached_property
     def blocks(self) -> EdgeBlocks:
         """Blocks of receivers."""
-        return edge_blocks(self.edge_index, self.slots)
+        return edge_blocks(self.edge_index, self.slots, self.harmonics.element_size())
 
     @cached_property
     def basis_in_slots(self) -> Tensor:

@@ -71,7 +71,7 @@ class MessageMoments(Moments):
         radial = self._radial("radial", hidden, inputs.last)
         features = self._gather("features", inputs.features, block)
         by_radial = scratch("by_radial", *radial.shape)
-        by_features = scratch("by_features", *features.shape).zero_()
+        by_features, begun = self._by_features(scratch, features), set[int]()
         for group, given in zip(self.groups, grad, strict=True):
             r, h = self._view(radial, group), self._of(features, group)
             g = given[block.atoms]
@@ -79,8 +79,9 @@ class MessageMoments(Moments):
             self._angular(into, block, group).add_(torch.bmm(self._rows(message, block), g.mT))
             by_message = message  # its values have been used
             torch.bmm(self._angular(inputs, block, group), g, out=self._rows(by_message, block))
-            _reduce(self._view(by_radial, group), [(by_message, h)], 2)
-            _accumulate(self._of(by_features, group), [(by_message, r)])
+            _reduce(self._view(by_radial, group), [(by_message, h)])
+            _accumulate(self._of(by_features, group), [(by_message, r)], group.l1 in begun)
+            begun.add(group.l1)
         self._scatter(by_features, into.features, block)
         if into.last.numel():
             into.last.addmm_(hidden.T, by_radial)
@@ -103,7 +104,7 @@ class MessageMoments(Moments):
         features = self._gather("features", inputs.features, block)
         features_tangent = self._gather("features_tangent", tangents.features, block)
         by_radial, by_tangent = (scratch(name, *radial.shape) for name in ("by_radial", "by_tangent"))
-        by_features = scratch("by_features", *features.shape).zero_()
+        by_features, begun = self._by_features(scratch, features), set[int]()
         for group, given, result in zip(self.groups, grad, out, strict=True):
             r, dr = self._view(radial, group), self._view(radial_tangent, group)
             h, dh = self._of(features, group), self._of(features_tangent, group)
@@ -117,9 +118,10 @@ class MessageMoments(Moments):
             u, w = message, scratch("other", *message.shape)
             torch.bmm(y, g, out=self._rows(u, block))
             torch.bmm(dy, g, out=self._rows(w, block))
-            _reduce(self._view(by_radial, group), [(u, dh), (w, h)], 2)
-            _reduce(self._view(by_tangent, group), [(u, h)], 2)
-            _accumulate(self._of(by_features, group), [(u, dr), (w, r)])
+            _reduce(self._view(by_radial, group), [(u, dh), (w, h)])
+            _reduce(self._view(by_tangent, group), [(u, h)])
+            _accumulate(self._of(by_features, group), [(u, dr), (w, r)], group.l1 in begun)
+            begun.add(group.l1)
         self._scatter(by_features, into.features, block)
         into.last.addmm_(hidden[0].T, by_radial).addmm_(hidden[1].T, by_tangent)
         return by_radial @ inputs.last.T, by_tangent @ inputs.last.T
@@ -148,6 +150,12 @@ class MessageMoments(Moments):
         senders = self.blocks.senders[block.slots]
         out = self._scratch(features)(name, senders.shape[0], features.shape[1])
         return torch.index_select(features, 0, senders, out=out).view(out.shape[0], -1, self.n_channels)
+
+    def _by_features(self, scratch: Scratch, features: Tensor) -> Tensor:
+        """Return memory for the gradients of gathered features; zero what no group will write."""
+        by_features = scratch("by_features", *features.shape)
+        written = {group.l1: group.size for group in self.groups}
+        return by_features if sum(written.values()) == features.shape[1] else by_features.zero_()
 
     def _scatter(self, by_features: Tensor, into: Tensor, block: Block) -> None:
         """Add the gradients of gathered features to those of the senders."""
@@ -239,21 +247,21 @@ class ElementMoments(Moments):
         return values.view(block.n_atoms, block.width, -1)
 
 
-def _reduce(target: Tensor, products: Sequence[tuple[Tensor, Tensor]], dim: int) -> None:
+def _reduce(target: Tensor, products: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Write ``Σ_products Σ_components a · b`` to ``target`` (n, paths, 1, n_channels)."""
-    started = False
+    _sum_over(2, target, products, False)
+
+
+def _accumulate(target: Tensor, products: Sequence[tuple[Tensor, Tensor]], begun: bool) -> None:
+    """Write ``Σ_products Σ_paths a · b`` to ``target`` (n, 1, 2 l1 + 1, n_channels), or add it if begun."""
+    _sum_over(1, target, products, begun)
+
+
+def _sum_over(dim: int, target: Tensor, products: Sequence[tuple[Tensor, Tensor]], begun: bool) -> None:
     for a, b in products:
-        for component in range(a.shape[dim]):
-            left, right = a.narrow(dim, component, 1), b.narrow(dim, component, 1)
-            if started:
+        for left, right in zip(a.split(1, dim), b.split(1, dim), strict=True):
+            if begun:
                 target.addcmul_(left, right)
             else:
                 torch.mul(left, right, out=target)
-            started = True
-
-
-def _accumulate(target: Tensor, products: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Add ``Σ_products Σ_paths a · b`` to ``target`` (n, 1, 2 l1 + 1, n_channels)."""
-    for a, b in products:
-        for path in range(a.shape[1]):
-            target.addcmul_(a.narrow(1, path, 1), b.narrow(1, path, 1))
+            begun = True
