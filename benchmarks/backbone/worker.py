@@ -61,7 +61,9 @@ def _lsf_model(task: dict[str, Any], parts: list[Structure]) -> Any:
     species = tuple(sorted({int(number) for part in parts for number in part.numbers}))
     facts = DataFacts(species, dict.fromkeys(species, 0.0), 86.0, {"train": 1})
     entry = catalog().entry("models", "MACE")
-    options = entry.options_class()(r_max=task.get("r_max", R_MAX), **{**LEVELS, **task.get("options", {})})
+    # mace-torch keeps scalars alone in the last layer
+    chosen = {"r_max": task.get("r_max", R_MAX), "last_layer": "scalars", **LEVELS, **task.get("options", {})}
+    options = entry.options_class()(**chosen)
     torch.manual_seed(0)
     model = entry.target()(options, Electrostatics(boundary="auto"), facts)
     return model.set_dtype(getattr(torch, task["dtype"]))

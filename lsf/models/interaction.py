@@ -3,7 +3,9 @@
 The mathematics stands in :meth:`Interaction.message` with e3nn's tensor product and
 torch-geometric's sum over edges (``kernels = "e3nn"``). The native kernel computes the same numbers
 by summing over neighbours first, one batched matrix product per degree, and coupling on the atoms
-afterwards: Clebsch–Gordan coupling is linear and does not see the edge.
+afterwards: Clebsch–Gordan coupling is linear and does not see the edge. It works block by block
+(:mod:`lsf.models.moments`); ``kernels = "plain"`` does the same in one piece, by operations that can be
+traced, compiled and exported.
 """
 
 from __future__ import annotations

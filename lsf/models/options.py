@@ -189,7 +189,8 @@ class BackboneOptions:
         default=False,
     )
     kernels: Literal["native", "plain", "e3nn"] = option(
-        "Implementation of the message passing; both give the same numbers. e3nn is the slower oracle.",
+        "Implementation of the message passing; all give the same numbers. plain consists of operations that "
+        "compilers follow and exports use, e3nn is the slower oracle.",
         default="native",
     )
 
