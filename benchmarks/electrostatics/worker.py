@@ -221,6 +221,9 @@ def main() -> None:
 
     torch.set_num_threads(1)
     library = sys.argv[1]
+    if library == "lsf":  # once, not in every process
+        import lsf.data.graph
+        import lsf.electrostatics.energy  # noqa: F401
     for line in sys.stdin:
         reader, writer = os.pipe()
         child = os.fork()

@@ -28,7 +28,7 @@ from lsf.electrostatics.fourier import fourier_sum
 from lsf.electrostatics.lattice import Lattice, build_lattice, of_structure
 from lsf.electrostatics.layer import layer_energy
 from lsf.electrostatics.mesh import centred
-from lsf.electrostatics.multipoles import fractional_moments, max_degree, self_energies
+from lsf.electrostatics.multipoles import fractional_moments, max_degree, self_energies, transformed
 from lsf.units import COULOMB_CONSTANT
 
 TAPER_START = 0.9
@@ -70,7 +70,12 @@ def coulomb_energy(
         )
     sigma = settings.smearing_width
     lattice = build_lattice(cell, plan)
-    energy = _self_energy(coefficients, batch, plan, settings)
+    # terms of kinds that the batch lacks are left out: small structures would spend half their time there
+    kinds = {KIND_OPEN, KIND_SLAB, KIND_BOX} if capturing() else set(plan.kind.tolist())
+    if settings.include_self_interaction and KIND_OPEN not in kinds:
+        energy = coefficients.new_zeros(plan.kind.shape[0])
+    else:
+        energy = _self_energy(coefficients, batch, plan, settings)
     if plan.open_pairs.shape[1] and scripting():
         energy = energy + scripted.open_energy(coefficients, positions, batch, plan, sigma)
     elif plan.open_pairs.shape[1]:
@@ -79,11 +84,10 @@ def coulomb_energy(
         energy = energy + _reciprocal_energy(coefficients, positions, lattice, batch, plan, settings)
     if plan.layer_pairs.shape[0]:
         energy = energy + layer_energy(coefficients, positions, lattice, batch, plan)
-    # terms of kinds that the batch lacks are left out: small structures would spend half their time there
-    if _any(plan.kind == KIND_SLAB):
+    if KIND_SLAB in kinds:
         slab = slab_energy(coefficients, positions, lattice, plan.slab_length.to(cell.dtype), batch, sigma)
         energy = energy + torch.where(plan.kind == KIND_SLAB, slab, 0.0)
-    if _any(plan.kind == KIND_BOX):
+    if KIND_BOX in kinds:
         box = box_energy(coefficients, positions, lattice.volume, batch, sigma)
         energy = energy + torch.where(plan.kind == KIND_BOX, box, 0.0)
     if meshes(plan, settings):
@@ -95,27 +99,20 @@ def coulomb_energy(
     return energy + positions[:0].sum() + coefficients[:0].sum() + cell[:0].sum()
 
 
-def _any(mask: Tensor) -> bool:
-    """Return whether a mask holds anywhere; true while a graph is captured, which must serve every input."""
-    return capturing() or bool(mask.any())
-
-
 def scripting() -> bool:
     """Return whether a graph for TorchScript is captured, which takes in no ``autograd.Function``."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
 
 
 def meshes(plan: CoulombPlan, settings: Electrostatics) -> bool:
-    """Return whether a structure may be summed on a mesh."""
-    return settings.backend != "direct" and _any(plan.mesh_order > 0)
+    """Return whether a structure may be summed on a mesh; a captured graph must serve every input."""
+    return settings.backend != "direct" and (capturing() or bool(plan.mesh_order.any()))
 
 
 def _self_energy(coefficients: Tensor, batch: Tensor, plan: CoulombPlan, settings: Electrostatics) -> Tensor:
     """Return what to add per structure: reciprocal sums contain the self-interaction, pair sums do not."""
     contained = ((plan.kind != KIND_OPEN) | (plan.mesh_order > 0)).to(coefficients.dtype)
     wanted = 1.0 if settings.include_self_interaction else 0.0
-    if not _any(contained != wanted):
-        return coefficients.new_zeros(plan.kind.shape[0])
     energies = self_energies(coefficients, settings.smearing_width) * (wanted - contained)[batch]
     return energies.new_zeros(plan.kind.shape[0]).index_add(0, batch, energies)
 
@@ -134,16 +131,17 @@ def _reciprocal_energy(
     """
     n_graphs = plan.kind.shape[0]
     inverse = of_structure(lattice.inverse, batch)
-    fractional = torch.matmul(positions[:, None, :], inverse)[:, 0]
+    fractional = transformed(positions, inverse)
     meshed = meshes(plan, settings)
     if meshed:
         fractional = centred(fractional, batch, n_graphs)
     moments = fractional_moments(coefficients, inverse)
     turned = 2.0 * math.pi * plan.k_triplets.to(positions.dtype)
     transposed = of_structure(lattice.inverse.transpose(1, 2), plan.k_batch)
-    squared = torch.matmul(turned[:, None, :], transposed).square().sum((1, 2))
+    squared = transformed(turned, transposed).square().sum(1)
     wave_numbers = torch.sqrt(squared)
-    weights = torch.exp(-(settings.smearing_width**2) * squared) / squared
+    scale = 4.0 * math.pi * COULOMB_CONSTANT / lattice.volume
+    weights = of_structure(scale, plan.k_batch) * torch.exp(-(settings.smearing_width**2) * squared) / squared
     if meshed:
         weights = weights * _truncation(wave_numbers, plan)
         cutoffs = torch.full_like(lattice.volume, settings.k_cutoff)
@@ -158,7 +156,7 @@ def _reciprocal_energy(
         pair = arrange(settings.backend, fractional, batch, plan)
         terms = weights * fourier_sum(fractional, moments, pair, degree).square().sum(-1)
         sums = terms.new_zeros(n_graphs).index_add(0, plan.k_batch, terms)
-    return 4.0 * math.pi * COULOMB_CONSTANT * sums / lattice.volume
+    return sums
 
 
 def _truncation(wave_numbers: Tensor, plan: CoulombPlan) -> Tensor:

@@ -91,7 +91,7 @@ def kept(values: Tensor, degree: int) -> Tensor:
 def raise_and_contract(moments: Tensor, gathered: Tensor, degree: int) -> Tensor:
     """Return ``Σ_abc m^abc v^(abc + e_x)`` for x = 1, 2, 3: the derivative by position, (n_atoms, 3)."""
     raised = gathered.index_select(1, torch.tensor(_columns(degree)[1], device=gathered.device))
-    return (raised.unflatten(1, (3, -1)) * moments[:, None, :]).sum(-1)
+    return (raised.reshape(moments.shape[0], 3, -1) * moments[:, None, :]).sum(-1)
 
 
 @lru_cache

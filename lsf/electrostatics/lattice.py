@@ -56,5 +56,5 @@ def build_lattice(cell: Tensor, plan: CoulombPlan) -> Lattice:
 
 
 def of_structure(values: Tensor, owner: Tensor) -> Tensor:
-    """Return ``values`` (n_graphs, ...) of the structure of every owner, (n_owners, ...)."""
-    return values.expand(owner.shape[0], *values.shape[1:]) if values.shape[0] == 1 else values[owner]
+    """Return ``values`` (n_graphs, …) of every owner's structure, (n_owners, …); of a single one (1, …)."""
+    return values if values.shape[0] == 1 else values[owner]

@@ -57,6 +57,13 @@ def monomials(degree: int) -> tuple[tuple[int, int, int], ...]:
     )
 
 
+def transformed(vectors: Tensor, matrices: Tensor) -> Tensor:
+    """Return ``v M`` of vectors (n, 3) and their matrices (n, 3, 3), or the one of all (1, 3, 3)."""
+    if matrices.shape[0] == 1:
+        return vectors @ matrices[0]
+    return torch.matmul(vectors[:, None, :], matrices)[:, 0]
+
+
 def fractional_moments(coefficients: Tensor, inverse: Tensor) -> Tensor:
     r"""Return moments that turn the structure factor into a polynomial in integer triplets n.
 
@@ -65,7 +72,7 @@ def fractional_moments(coefficients: Tensor, inverse: Tensor) -> Tensor:
     Parameters
     ----------
     coefficients : (n_atoms, (L+1)^2) [e Å^l]
-    inverse : (n_atoms, 3, 3) [1/Å], inverse cell of each atom's structure
+    inverse : (n_atoms, 3, 3) or (1, 3, 3) [1/Å], inverse cell of each atom's structure, or of all
 
     Returns
     -------
@@ -74,18 +81,27 @@ def fractional_moments(coefficients: Tensor, inverse: Tensor) -> Tensor:
     degree = max_degree(coefficients)
     if degree == 0:
         return coefficients
-    dipole = torch.matmul(dipoles(coefficients)[:, None, :], inverse)[:, 0]
     if degree == 1:
-        axes = dipole.index_select(
-            1, torch.tensor([e.index(1) for e in monomials(1)[1:]], device=dipole.device)
-        )
-        return torch.cat([coefficients[:, :1], axes], 1)
+        return transformed(coefficients, _first_degree(inverse))
+    dipole = transformed(dipoles(coefficients), inverse)
     columns = {(0, 0, 0): coefficients[:, 0], **{_exponents(a): dipole[:, a] for a in range(3)}}
     tensor = inverse.transpose(1, 2) @ quadrupoles(coefficients) @ inverse
     for a in range(3):
         columns[_exponents(a, a)] = tensor[:, a, a]
         columns |= {_exponents(a, b): 2.0 * tensor[:, a, b] for b in range(a)}
     return torch.stack([columns[exponents] for exponents in monomials(degree)], dim=1)
+
+
+def _first_degree(inverse: Tensor) -> Tensor:
+    """Return the matrices (n, 4, 4) from charge and stored dipole to the moments of degree 1.
+
+    One product per atom, and one backwards, in place of a dozen calls.
+    """
+    axes = [exponents.index(1) for exponents in monomials(1)[1:]]
+    from_stored = inverse.roll(-1, 1)[:, :, axes]  # rows y, z, x
+    corner = inverse.new_zeros(4, 4)
+    corner[0, 0] = 1.0
+    return corner + torch.nn.functional.pad(from_stored, (1, 0, 1, 0))
 
 
 def _exponents(*axes: int) -> tuple[int, int, int]:

@@ -53,8 +53,8 @@ def _block_energy(positions: Tensor, coefficients: Tensor, smearing_width: float
     squares = positions.square().sum(-1)
     transposed = positions.transpose(1, 2)
     squared = torch.baddbmm(squares[:, :, None] + squares[:, None, :], positions, transposed, alpha=-2.0)
-    # unbound at once: the gradient of a single row would be a zero-filled matrix of all rows
-    g = kernels(squared.reshape(-1), smearing_width, 2 * degree).reshape(-1, *squared.shape).unbind(0)
+    found = kernels(squared.reshape(-1), smearing_width, 2 * degree)
+    g = tuple(values.reshape(squared.shape) for values in found)
     charges = coefficients[..., :1]
     total = (charges * torch.bmm(g[0], charges)).sum((1, 2))
     if degree >= 1:

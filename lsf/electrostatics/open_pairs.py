@@ -63,8 +63,8 @@ def open_pair_energy(
     Coefficients (n_atoms, (L+1)^2) [e Å^l], positions (n_atoms, 3) [Å], ``is_open`` (n_graphs,) bool:
     structures to sum; others are zero.
     """
-    unit = torch.eye(3, dtype=positions.dtype, device=positions.device).expand(len(positions), 3, 3)
-    moments = fractional_moments(coefficients, unit)
+    unit = torch.eye(3, dtype=positions.dtype, device=positions.device)
+    moments = fractional_moments(coefficients, unit[None])
     pairs = _Pairs(open_blocks(batch, is_open), batch, len(is_open), smearing_width)
     energies: Tensor = _PairEnergy.apply(positions, moments, pairs, max_degree(coefficients))  # type: ignore[no-untyped-call]
     return COULOMB_CONSTANT * energies

@@ -216,7 +216,8 @@ def open_potential(structure: ChargedStructure, points: Tensor, width: float) ->
     step = max(1, PAIRS_AT_ONCE // max(1, len(charges)))
     for start in range(0, len(points), step):
         vector = points[start : start + step, None] - structure.positions
-        g = kernels(vector.square().sum(-1).reshape(-1), width, 3).reshape(4, len(vector), -1)
+        found = kernels(vector.square().sum(-1).reshape(-1), width, 3)
+        g = [values.reshape(len(vector), -1) for values in found]
         along = (moments * vector).sum(-1)
         once = torch.einsum("iab,pib->pia", tensors, vector)
         twice = (once * vector).sum(-1)

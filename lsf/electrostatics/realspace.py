@@ -90,30 +90,34 @@ def kernel_values(squared: Tensor, smearing_width: float, n_max: int) -> Tensor:
     """Return g_0 … g_n_max, (n_max + 1, n_pairs), of squared distances, as plain numbers."""
     a = 0.5 / smearing_width
     scales = [2.0 * a / math.sqrt(math.pi) * (-2.0 * a * a) ** n for n in range(n_max + 1)]
-    return boys(a * a * squared, n_max) * squared.new_tensor(scales)[:, None]
+    return boys(a * a * squared, n_max).mul_(squared.new_tensor(scales)[:, None])
 
 
 class _Kernels(torch.autograd.Function):
     """``g_0 … g_n_max`` as functions of r²; the derivative of g_n by r² is g_(n+1) / 2, to any order."""
 
     @staticmethod
-    def forward(ctx: Any, squared: Tensor, smearing_width: float, n_max: int) -> Tensor:
+    def forward(ctx: Any, squared: Tensor, smearing_width: float, n_max: int) -> tuple[Tensor, ...]:
         # one order more costs a tenth, a second evaluation for the first derivative all of it
         raised = kernel_values(squared, smearing_width, n_max + ctx.needs_input_grad[0])
         ctx.save_for_backward(squared, raised)
         ctx.smearing_width, ctx.n_max = smearing_width, n_max
-        return raised[: n_max + 1]
+        return raised[: n_max + 1].unbind(0)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         squared, raised = ctx.saved_tensors
+        orders = raised.unbind(0)
         if torch.is_grad_enabled():
-            raised = kernels(squared, ctx.smearing_width, ctx.n_max + 1)
-        return 0.5 * (gradient * raised[1:]).sum(0), None, None
+            orders = kernels(squared, ctx.smearing_width, ctx.n_max + 1)
+        total = gradients[0] * orders[1]
+        for gradient, order in zip(gradients[1:], orders[2:], strict=True):
+            total = torch.addcmul(total, gradient, order)
+        return 0.5 * total, None, None
 
 
-def kernels(squared: Tensor, smearing_width: float, n_max: int) -> Tensor:
-    """Return g_0 … g_n_max [1/Å^(2n+1)], (n_max + 1, n_pairs), of squared distances (n_pairs,) [Å^2]."""
+def kernels(squared: Tensor, smearing_width: float, n_max: int) -> tuple[Tensor, ...]:
+    """Return g_0 … g_n_max [1/Å^(2n+1)], (n_pairs,) each, of squared distances (n_pairs,) [Å^2]."""
     return _Kernels.apply(squared, smearing_width, n_max)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -142,11 +146,13 @@ def open_energy(
     return COULOMB_CONSTANT * total
 
 
-def _charge_terms(charges: Tensor, first: Tensor, second: Tensor, g: Tensor) -> Tensor:
+def _charge_terms(charges: Tensor, first: Tensor, second: Tensor, g: tuple[Tensor, ...]) -> Tensor:
     return charges[first] * charges[second] * g[0]
 
 
-def _dipole_terms(coefficients: Tensor, first: Tensor, second: Tensor, vector: Tensor, g: Tensor) -> Tensor:
+def _dipole_terms(
+    coefficients: Tensor, first: Tensor, second: Tensor, vector: Tensor, g: tuple[Tensor, ...]
+) -> Tensor:
     """Charge-dipole and dipole-dipole terms; ``vector`` points from the second atom to the first."""
     charges, moments = coefficients[:, 0], dipoles(coefficients)
     p_first, p_second = moments[first], moments[second]
@@ -156,7 +162,7 @@ def _dipole_terms(coefficients: Tensor, first: Tensor, second: Tensor, vector: T
 
 
 def _quadrupole_terms(
-    coefficients: Tensor, first: Tensor, second: Tensor, vector: Tensor, g: Tensor
+    coefficients: Tensor, first: Tensor, second: Tensor, vector: Tensor, g: tuple[Tensor, ...]
 ) -> Tensor:
     """All terms with at least one quadrupole; traces of T vanish, which drops terms."""
     charges, moments, tensors = coefficients[:, 0], dipoles(coefficients), quadrupoles(coefficients)
