@@ -114,8 +114,8 @@ def open_pairs(
         return open_energy(coefficients, positions, plan.open_pairs, batch, n_graphs, sigma)
     listed, large = counts <= LISTED_ATOMS, counts > MATRIX_ATOMS
     energy = coefficients.new_zeros(n_graphs)
-    pairs = plan.open_pairs[:, listed[batch[plan.open_pairs[0]]]]
-    if pairs.shape[1]:
+    if bool((paired & listed & (counts > 1)).any()):
+        pairs = plan.open_pairs[:, listed[batch[plan.open_pairs[0]]]]
         energy = energy + open_energy(coefficients, positions, pairs, batch, n_graphs, sigma)
     for chosen, summed in (
         (paired & ~listed & ~large, open_matrix_energy),

@@ -69,7 +69,6 @@ def coulomb_energy(
             f"{settings.multipoles_max_l} needs {expected}"
         )
     sigma = settings.smearing_width
-    lattice = build_lattice(cell, plan)
     # terms of kinds that the batch lacks are left out: small structures would spend half their time there
     kinds = {KIND_OPEN, KIND_SLAB, KIND_BOX} if capturing() else set(plan.kind.tolist())
     if settings.include_self_interaction and KIND_OPEN not in kinds:
@@ -80,6 +79,12 @@ def coulomb_energy(
         energy = energy + scripted.open_energy(coefficients, positions, batch, plan, sigma)
     elif plan.open_pairs.shape[1]:
         energy = energy + open_pairs(settings.backend, coefficients, positions, batch, plan, sigma)
+    if not plan.k_triplets.shape[0]:
+        # no cell, perhaps a single atom: derivatives by every input must exist all the same
+        energy = energy + positions[:0].sum() + coefficients[:0].sum() + cell[:0].sum()
+    if kinds == {KIND_OPEN} and not plan.k_triplets.shape[0]:
+        return energy
+    lattice = build_lattice(cell, plan)
     if plan.k_triplets.shape[0]:
         energy = energy + _reciprocal_energy(coefficients, positions, lattice, batch, plan, settings)
     if plan.layer_pairs.shape[0]:
@@ -93,10 +98,7 @@ def coulomb_energy(
     if meshes(plan, settings):
         radius = plan.truncation_radius.to(cell.dtype)
         energy = energy + truncated_energy(coefficients, radius, lattice.volume, batch)
-    if plan.k_triplets.shape[0]:
-        return energy
-    # open structures have no cell, a single atom no pair: derivatives by every input must exist all the same
-    return energy + positions[:0].sum() + coefficients[:0].sum() + cell[:0].sum()
+    return energy
 
 
 def scripting() -> bool:
