@@ -6,6 +6,7 @@ energies; charges start anew. Settings of the backbone that a recipe leaves out 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ from lsf.models.options import BackboneOptions
 
 OWN: Final = ("start_from", "kernels")
 """Options of the backbone that are not part of its architecture."""
+
+STATE: Final = ("total_charge_embedding", "total_spin_embedding")
 
 
 def fill_from_model_file(table: dict[str, Any], folder: Path) -> None:
@@ -85,7 +88,7 @@ def start_problems(options: Any) -> list[Problem]:
     differing = [
         name
         for name, value in theirs.items()
-        if _plain(name, getattr(options, name)) != value and not _may_differ(name, value)
+        if _plain(name, getattr(options, name)) != value and not _may_differ(name, theirs)
     ]
     if not differing:
         return []
@@ -100,6 +103,12 @@ def _plain(name: str, value: Any) -> Any:
     return {"scale": 1.0, "shift": 0.0}.get(name) if value is None else value
 
 
-def _may_differ(name: str, theirs: Any) -> bool:
-    """A last layer with scalars may be extended to all hidden irreps: energies are read from its scalars."""
-    return name == "last_layer" and theirs == "scalars"
+def _may_differ(name: str, theirs: Mapping[str, Any]) -> bool:
+    """Tell whether the recipe may ask for more than the file has, without a change of energies at the start.
+
+    A last layer with scalars may be extended to all hidden irreps: energies are read from its scalars. The
+    embeddings of charge and spin begin at zero.
+    """
+    if name in STATE:
+        return not any(theirs[item] for item in STATE)
+    return name == "last_layer" and bool(theirs[name] == "scalars")

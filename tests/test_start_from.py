@@ -38,6 +38,7 @@ valid = "train.xyz"
 allow_duplicates = true
 [heads.default.info_keys]
 energy = "REF_energy"
+total_charge = "total_charge"
 [heads.default.arrays_keys]
 forces = "REF_forces"
 [model]
@@ -63,6 +64,7 @@ def water(rng: np.random.Generator) -> Atoms:
     moved = rng.normal(size=(3, 3)) * 0.08
     atoms = Atoms("HHO", rest + moved, pbc=False)
     atoms.info["REF_energy"] = -2000.0 + 5.0 * float((moved**2).sum())
+    atoms.info["total_charge"] = 0.0
     atoms.arrays["REF_forces"] = -10.0 * moved
     return atoms
 
@@ -108,6 +110,7 @@ def started(path: Path):
     [
         ("LocalCharges", ""),
         ("LocalCharges", 'last_layer = "all"'),
+        ("LocalCharges", "total_charge_embedding = true"),
         ("MACE", ""),
         ("FixedChargeBaselinedMACE", SPLIT),
         ("LocalSplitCharges", SPLIT),
@@ -185,7 +188,8 @@ def test_no_scale_and_a_scale_of_one_are_the_same(folder):
 
 
 def test_elements_the_file_does_not_know_are_named(folder):
-    write(folder / "salt.xyz", Atoms("NaO", [[0, 0, 0], [0, 0, 2.0]], info={"REF_energy": -1.0}))
+    labels = {"REF_energy": -1.0, "total_charge": 0.0}
+    write(folder / "salt.xyz", Atoms("NaO", [[0, 0, 0], [0, 0, 2.0]], info=labels))
     text = recipe_file(folder, "salt").read_text().replace("train.xyz", "salt.xyz")
     text = text.replace('[heads.default.arrays_keys]\nforces = "REF_forces"\n', "")
     text = text.replace(", forces = 1.0", "")
