@@ -175,6 +175,12 @@ class Backbone(nn.Module):
         assert isinstance(first, Layer)
         return first.interaction.kernels
 
+    def recompute(self, again: bool) -> None:
+        """Let backward passes compute intermediates of edges again, or keep them from the forward pass."""
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            layer.interaction.recompute = again
+
     def embed(self, species: Tensor) -> Tensor:
         """Return the initial scalars ``(n_atoms, 1, n_channels)`` of species indices."""
         return nn.functional.embedding(species, self.embedding).unsqueeze(1)

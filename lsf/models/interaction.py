@@ -146,6 +146,7 @@ class Interaction(MessagePassing):  # type: ignore[misc]
         self.inputs = inputs
         self.max_ell = max_ell
         self.kernels = kernels
+        self.recompute = False
         self.paths = convolution_paths(inputs.degrees, max_ell)
         self.linear_up = EquivariantLinear(inputs, inputs.channels)
         self.radial = RadialNetwork((n_radial, *radial_widths))
@@ -184,6 +185,7 @@ class Interaction(MessagePassing):  # type: ignore[misc]
             return self._by_element(features, neighborhood, weights)
         blocks = neighborhood.blocks
         moments = MessageMoments(blocks, self.groups, self.inputs.channels)
+        moments.keep = not self.recompute
         lifted = self.linear_up(features).flatten(1)
         slots = neighborhood.basis_in_slots, neighborhood.harmonics_in_slots
         sums = summed(moments, Inputs(*slots, lifted, self._last()), weights)

@@ -166,6 +166,7 @@ def _assemble(
         options.last_layer == "scalars",
         options.product_basis == "complete",
     )
+    backbone.recompute(options.recompute)
     readout = EnergyReadout(
         hidden,
         options.num_interactions,

@@ -6,9 +6,9 @@ of the same kind, and the derivative of a gradient in the direction of a cotange
 
     <g, S(Y, H, h)>  →  d/dε <g, S(Y + ε v_Y, H + ε v_H, h + ε v_h)>,
 
-whose own gradient is written out once more. Nothing per edge outlives its block but basis and harmonics:
-memory does not grow with channels, and the work stays in the cache. Derivatives beyond the second come from
-:meth:`Moments.plain` through autograd.
+whose own gradient is written out once more. Where nothing is kept, nothing per edge outlives its block but
+basis and harmonics: memory does not grow with channels. The work stays in the cache. Derivatives beyond the
+second come from :meth:`Moments.plain` through autograd.
 """
 
 from __future__ import annotations
@@ -49,9 +49,27 @@ class Inputs(NamedTuple):
 
 
 class Moments(ABC):
-    """A sum over neighbours; methods work on one block at a time."""
+    """A sum over neighbours; methods work on one block at a time.
+
+    With ``keep``, what the forward pass computed on edges is there for the backward passes; otherwise they
+    compute it again.
+    """
 
     blocks: EdgeBlocks
+    keep: bool = False
+
+    def __init__(self) -> None:
+        self.kept: dict[int, HiddenLayers] = {}
+
+    def layers(self, block: Block, basis: Tensor, weights: Sequence[Tensor]) -> HiddenLayers:
+        """Return the hidden layers of a block, from the forward pass if they were kept."""
+        if block.first in self.kept:
+            return self.kept[block.first]
+        layers = HiddenLayers(weights)
+        layers.forward(basis[block.slots])
+        if self.keep:
+            self.kept[block.first] = layers
+        return layers
 
     @abstractmethod
     def outputs(self, inputs: Inputs) -> list[Tensor]:
@@ -112,11 +130,11 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: Any, moments: Moments, fixed: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
         inputs, weights = Inputs(*tensors[:4]), tensors[4:]
         ctx.moments, ctx.fixed = moments, fixed
+        moments.keep = moments.keep and any(ctx.needs_input_grad)
         ctx.save_for_backward(*tensors)
         out = moments.outputs(inputs)
         for block in moments.blocks.blocks:
-            layers = HiddenLayers(weights)
-            hidden = layers.forward(inputs.basis[block.slots])
+            hidden = moments.layers(block, inputs.basis, weights).last
             moments.forward(block, hidden, inputs, out)
         return tuple(out)
 
@@ -146,9 +164,8 @@ class _SumBackward(torch.autograd.Function):
         if not weights_too:
             into = into._replace(last=inputs.last.new_empty(0))
         for block in moments.blocks.blocks:
-            layers = HiddenLayers(weights)
-            hidden = layers.forward(inputs.basis[block.slots])
-            by_hidden = moments.backward(block, hidden, inputs, grad, into)
+            layers = moments.layers(block, inputs.basis, weights)
+            by_hidden = moments.backward(block, layers.last, inputs, grad, into)
             into.basis[block.slots] = layers.backward(by_hidden, by_weight)
         last = into.last if weights_too else None
         nothing = (None,) * (len(weights) - len(by_weight))
@@ -170,9 +187,9 @@ class _SumBackward(torch.autograd.Function):
         out, into = [torch.empty_like(part) for part in grad], _gradients_of(inputs)
         by_weight = [torch.zeros_like(weight) for weight in weights]
         for block in ctx.moments.blocks.blocks:
-            layers = HiddenLayers(weights)
+            layers = ctx.moments.layers(block, inputs.basis, weights)
             slots = block.slots
-            both = layers.forward(inputs.basis[slots]), layers.tangent(tangents.basis[slots])
+            both = layers.last, layers.tangent(tangents.basis[slots])
             by_value, by_tangent = ctx.moments.second(block, both, inputs, tangents, grad, out, into)
             into.basis[slots] = layers.second(by_value, by_tangent, by_weight)
         return (None, None, None, *out, into.basis, into.harmonics, into.features, into.last, *by_weight)

@@ -40,7 +40,9 @@ class MessageMoments(Moments):
     """``B_i[m2, path, m1, c] = Σ_e Y_e,m2 (H_e W)_path,c h_sender,m1,c``, for every group of paths."""
 
     def __init__(self, blocks: EdgeBlocks, groups: tuple[Group, ...], n_channels: int) -> None:
+        super().__init__()
         self.blocks, self.groups, self.n_channels = blocks, groups, n_channels
+        self._kept_radial: dict[int, Tensor] = {}
         self._held: Scratch | None = None
 
     def outputs(self, inputs: Inputs) -> list[Tensor]:
@@ -54,7 +56,7 @@ class MessageMoments(Moments):
     def forward(self, block: Block, hidden: Tensor, inputs: Inputs, out: Sequence[Tensor]) -> None:
         """Write the sums of a block."""
         scratch = self._scratch(hidden)
-        radial = self._radial("radial", hidden, inputs.last)
+        radial = self._weights(block, hidden, inputs.last)
         features = self._gather("features", inputs.features, block)
         for group, result in zip(self.groups, out, strict=True):
             message = self._message(scratch, group, radial)
@@ -68,7 +70,7 @@ class MessageMoments(Moments):
     ) -> Tensor:
         """Write the gradients of a block."""
         scratch = self._scratch(hidden)
-        radial = self._radial("radial", hidden, inputs.last)
+        radial = self._weights(block, hidden, inputs.last)
         features = self._gather("features", inputs.features, block)
         by_radial = scratch("by_radial", *radial.shape)
         by_features, begun = self._by_features(scratch, features), set[int]()
@@ -99,7 +101,7 @@ class MessageMoments(Moments):
     ) -> tuple[Tensor, Tensor]:
         """Write tangents and their gradients."""
         scratch = self._scratch(hidden[0])
-        radial = self._radial("radial", hidden[0], inputs.last)
+        radial = self._weights(block, hidden[0], inputs.last)
         radial_tangent = self._radial("radial_tangent", hidden[1], inputs.last)
         features = self._gather("features", inputs.features, block)
         features_tangent = self._gather("features_tangent", tangents.features, block)
@@ -141,6 +143,15 @@ class MessageMoments(Moments):
         if self._held is None:
             self._held = Scratch(like)
         return self._held
+
+    def _weights(self, block: Block, hidden: Tensor, last: Tensor) -> Tensor:
+        """Return the radial weights of a block's paths, from the forward pass if they were kept."""
+        if block.first in self._kept_radial:
+            return self._kept_radial[block.first]
+        if not self.keep:
+            return self._radial("radial", hidden, last)
+        self._kept_radial[block.first] = hidden @ last
+        return self._kept_radial[block.first]
 
     def _radial(self, name: str, hidden: Tensor, last: Tensor) -> Tensor:
         out = self._scratch(hidden)(name, hidden.shape[0], last.shape[1])
@@ -190,6 +201,7 @@ class ElementMoments(Moments):
     """
 
     def __init__(self, blocks: EdgeBlocks, elements: Tensor, n_atoms: int, width: int) -> None:
+        super().__init__()
         self.blocks, self.elements = blocks, elements
         self.n_atoms, self.width = n_atoms, width
 

@@ -188,6 +188,11 @@ class BackboneOptions:
         "Without it, one geometry has one energy, whatever its spin.",
         default=False,
     )
+    recompute: bool = option(
+        "Whether backward passes compute intermediates of edges again instead of keeping them. Takes "
+        "less memory and somewhat more time.",
+        default=False,
+    )
     kernels: Literal["native", "plain", "e3nn"] = option(
         "Implementation of the message passing; all give the same numbers. plain consists of operations that "
         "compilers follow and exports use, e3nn is the slower oracle.",

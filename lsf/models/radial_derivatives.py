@@ -23,6 +23,7 @@ class HiddenLayers:
         self.after: list[Tensor] = []  # input of every layer
         self.tangents_before: list[Tensor] = []
         self.tangents_after: list[Tensor] = []
+        self.last = weights[0]  # the last hidden layer, once there is one
 
     def forward(self, basis: Tensor) -> Tensor:
         """Return the last hidden layer ``(n, width)`` of ``(n, n_radial)``."""
@@ -31,6 +32,7 @@ class HiddenLayers:
             self.after.append(value)
             self.before.append(value @ weight)
             value = torch.nn.functional.silu(self.before[-1])
+        self.last = value
         return value
 
     def backward(self, grad: Tensor, by_weight: list[Tensor]) -> Tensor:
@@ -44,6 +46,7 @@ class HiddenLayers:
 
     def tangent(self, basis: Tensor) -> Tensor:
         """Return the tangent of the last hidden layer for a tangent of the basis."""
+        self.tangents_before, self.tangents_after = [], []
         value = basis
         for weight, before in zip(self.weights, self.before, strict=True):
             self.tangents_after.append(value)

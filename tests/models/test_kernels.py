@@ -30,9 +30,10 @@ def backbone_of(case, kernels):
     return Backbone(hidden, elements, interactions, max_ell, correlation, 4, (8, 6), 3.0, kernels).double()
 
 
-def differentiated(case, kernels, inputs):
+def differentiated(case, kernels, inputs, recompute=False):
     """Scalar features, forces, and the gradient of their squares by every weight."""
     backbone = backbone_of(case, kernels)
+    backbone.recompute(recompute)
     positions, edge_index = random_graph(14, seed=5, spread=1.5)
     positions.requires_grad_(True)
     species = torch.arange(14) % case[4]
@@ -55,6 +56,7 @@ def test_kernels_equal_e3nn_to_second_derivatives(case):
     variants = {
         "native": differentiated(case, "native", nothing),
         "native, no sum by element": differentiated(case, "native", None),
+        "native, recompute": differentiated(case, "native", nothing, recompute=True),
         "plain": differentiated(case, "plain", nothing),
     }
     for name, found in variants.items():
