@@ -20,10 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes"
 DATA = RECIPES / "data"
 FILES = sorted(path.name for path in DATA.glob("*.xyz"))
-XTB_FILES = [name for name in FILES if name.startswith(("water", "ions", "dissociation"))]
-RESPONSE_FILES = [name for name in XTB_FILES if not name.startswith("dissociation")]
+XTB_FILES = [name for name in FILES if name.startswith(("water", "ions", "dissociation", "ag3"))]
+RESPONSE_FILES = [name for name in XTB_FILES if name.startswith(("water", "ions"))]
+ION_FILES = [name for name in FILES if not name.startswith("ag3")]
 NACL_FILES = [name for name in FILES if name not in XTB_FILES]
-SETS = ("water_clusters", "ions", "dissociation", "nacl", "mixed_periodic")
+SETS = ("water_clusters", "ions", "dissociation", "nacl", "mixed_periodic", "ag3")
 
 # Half a unit of the sixth decimal, times the sum of |r| of up to 18 atoms within 8 Å, and some room.
 ROUNDING = 1e-4
@@ -74,7 +75,7 @@ def test_the_two_dissociation_recipes_differ_in_the_model_only() -> None:
     assert charged == short
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ION_FILES)
 def test_formal_charges_add_up_to_the_total_charge(name: str) -> None:
     for frame in frames_of(name):
         assert frame.arrays["formal_charges"].sum() == frame.info["total_charge"]  # integers: no rounding
@@ -126,6 +127,14 @@ def test_the_mixed_set_has_all_three_periodicities_in_every_split() -> None:
         frames = frames_of(f"mixed_periodic_{split}.xyz")
         assert {int(frame.pbc.sum()) for frame in frames} == {0, 2, 3}
         assert {frame.info["total_charge"] for frame in frames if not frame.pbc.any()} - {0.0}
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_every_silver_geometry_comes_in_both_charge_states(split: str) -> None:
+    frames = frames_of(f"ag3_{split}.xyz")
+    for one, other in zip(frames[::2], frames[1::2], strict=True):
+        assert {one.info["total_charge"], other.info["total_charge"]} == {1.0, -1.0}
+        np.testing.assert_array_equal(one.positions, other.positions)
 
 
 @pytest.mark.parametrize("name", SETS)
