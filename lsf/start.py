@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 from lsf.errors import ModelFileError, Problem
 from lsf.models.options import BackboneOptions
 
-OWN: Final = ("start_from", "kernels")
+OWN: Final = ("start_from", "kernels", "recompute")
 """Options of the backbone that are not part of its architecture."""
 
 STATE: Final = ("total_charge_embedding", "total_spin_embedding")

@@ -52,5 +52,5 @@ def test_make_says_what_to_install_when_no_python_is_new_enough(tmp_path):
 @needs_make
 def test_make_alone_lists_the_commands():
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for command in ("make demo", "make test", "make test-all", "make wheel-test"):
+    for command in ("make demo", "make test", "make test-all", "make wheel-test", "make mace-parity"):
         assert command in shown

@@ -111,7 +111,7 @@ def started(path: Path):
         ("LocalCharges", ""),
         ("LocalCharges", 'last_layer = "all"'),
         ("LocalCharges", "total_charge_embedding = true"),
-        ("MACE", ""),
+        ("MACE", "recompute = true"),
         ("FixedChargeBaselinedMACE", SPLIT),
         ("LocalSplitCharges", SPLIT),
         ("LocalSplitCharges", f'{SPLIT}\noxidation_mixer = "product"'),
