@@ -11,8 +11,8 @@ where FILE is what ``python -m lsf.deploy.ipi_driver`` prints: i-PI loads driver
 ``field_x``, ``field_y``, ``field_z``
     physical uniform field in V/Å. In periodic cells of charged species it needs positions that i-PI does not
     wrap: ``pbc="false"`` in its ``<ffsocket>``, and ``unwrapped=true`` here, which says so
-``device``
-    where to compute, by default the CPU
+``total_charge``, ``total_spin``
+    for models that are told them
 
 The extras of every evaluation are JSON: ``charges`` in e, ``dipole`` in e·Å, ``total_charge``.
 """
@@ -52,10 +52,12 @@ class LsfDriver(Dummy_driver):  # type: ignore[misc]
         field_y: float = 0.0,
         field_z: float = 0.0,
         unwrapped: bool = False,
-        device: str = "cpu",
+        total_charge: float = 0.0,
+        total_spin: float = 0.0,
         **rest: Any,
     ) -> None:
-        self.template, self.model, self.device = template, model, device
+        self.template, self.model = template, model
+        self.state = {"total_charge": float(total_charge), "total_spin": float(total_spin)}
         self.field = np.array([float(field_x), float(field_y), float(field_z)])
         self.unwrapped = str(unwrapped).lower() == "true"
         super().__init__(**rest)
@@ -70,7 +72,7 @@ class LsfDriver(Dummy_driver):  # type: ignore[misc]
         from lsf.deploy.torchscript import ScriptFile, ScriptSystem
 
         atoms = read(self.template)
-        file = ScriptFile(self.model, self.device)
+        file = ScriptFile(self.model)
         if file.metadata["formal_charges"] == "from_data":
             charges = atoms.arrays.get("formal_charges")
             if charges is None:
@@ -85,7 +87,7 @@ class LsfDriver(Dummy_driver):  # type: ignore[misc]
                 "a field on charged species in a periodic cell needs positions that are not wrapped: set "
                 'pbc="false" in <ffsocket> and give the driver unwrapped=true'
             )
-        self.system = ScriptSystem(file, atoms.get_chemical_symbols())
+        self.system = ScriptSystem(file, atoms.get_chemical_symbols(), **self.state)
         self.system.check(atoms.pbc)
 
     def compute_structure(self, cell: Array, pos: Array) -> tuple[float, Array, Array, str]:

@@ -34,7 +34,7 @@ class LsfEnergy:
     symbols : chemical symbol of every particle the model acts on
     periodic : whether the box counts, along all three directions
     formal_charges : e, one per particle, for models that read them from data
-    device : where to compute
+    total_charge, total_spin : for models that are told them
 
     It is pickled by OpenMM's XML serializer: the file's path is kept, not the model. OpenMM may hand over
     positions that are wrapped; here every particle is followed from call to call, so that a field acts on
@@ -47,23 +47,25 @@ class LsfEnergy:
         symbols: Sequence[str],
         periodic: bool,
         formal_charges: Sequence[float] | None = None,
-        device: str = "cpu",
+        total_charge: float = 0.0,
+        total_spin: float = 0.0,
     ) -> None:
-        self.path, self.symbols, self.periodic, self.device = str(file), list(symbols), periodic, device
+        self.path, self.symbols, self.periodic = str(file), list(symbols), periodic
+        self.state = {"total_charge": total_charge, "total_spin": total_spin}
         self.formal_charges = None if formal_charges is None else list(formal_charges)
         self.results: dict[str, NDArray[Any]] = {}
         self._load()
 
     def _load(self) -> None:
         self._last: Array | None = None
-        loaded = ScriptFile(self.path, self.device)
+        loaded = ScriptFile(self.path)
         if loaded.metadata["formal_charges"] == "from_data" and self.formal_charges is None:
             raise LsfError("this model needs formal_charges, one per particle")
-        self._system = ScriptSystem(loaded, self.symbols)
+        self._system = ScriptSystem(loaded, self.symbols, **self.state)
         self._system.check(np.full(3, self.periodic))
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("path", "symbols", "periodic", "device", "formal_charges")
+        kept = ("path", "symbols", "periodic", "state", "formal_charges")
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -106,7 +108,8 @@ def lsf_force(
     periodic: bool,
     particles: Sequence[int] | None = None,
     formal_charges: Sequence[float] | None = None,
-    device: str = "cpu",
+    total_charge: float = 0.0,
+    total_spin: float = 0.0,
 ) -> Any:
     """Return a ``PythonForce`` of a model, to be added to a System.
 
@@ -117,7 +120,7 @@ def lsf_force(
     periodic : whether the box counts; it must then be one the model treats
     particles : indices of these particles; all of the system where not given
     formal_charges : e, for models that read them from data
-    device : where the model computes
+    total_charge, total_spin : for models that are told them
 
     Raises
     ------
@@ -132,7 +135,7 @@ def lsf_force(
         from openmm import PythonForce
     except ImportError as error:
         raise MissingExtraError("openmm", "openmm", "a force of OpenMM") from error
-    energy = LsfEnergy(file, symbols, periodic, formal_charges, device)
+    energy = LsfEnergy(file, symbols, periodic, formal_charges, total_charge, total_spin)
     force = PythonForce(energy, dict.fromkeys(FIELD, 0.0))
     force.setUsesPeriodicBoundaryConditions(periodic)
     if particles is not None:

@@ -38,12 +38,17 @@ class ScriptFile:
 
     Raises
     ------
+    LsfError
+        on a device other than the CPU.
     ModelFileError
         when the file is missing, damaged, no model of lsf, or of a newer format.
     """
 
     def __init__(self, file: str | Path | io.BytesIO, device: str = "cpu") -> None:
         self.device = torch.device(device)
+        if self.device.type != "cpu":
+            # a trace holds the device of the tensors it makes
+            raise LsfError(f"device {device!r}: exported files compute on the CPU; expected 'cpu'")
         name = "file" if isinstance(file, io.BytesIO) else str(file)
         if not isinstance(file, io.BytesIO) and not Path(file).is_file():
             raise ModelFileError(f"{file}: there is no such model file")
@@ -123,14 +128,23 @@ class ScriptSystem:
     file : the model
     symbols : chemical symbol of every atom
     skin : Å; neighbours are searched anew when an atom has moved half of it, or the cell changes
+    total_charge, total_spin : e, and number of unpaired electrons, for models that are told them
 
     Raises
     ------
     LsfError
-        on an element the model does not know.
+        on an element the model does not know, and on a total charge or spin that it does not see.
     """
 
-    def __init__(self, file: ScriptFile, symbols: Sequence[str], skin: float = 0.5) -> None:
+    def __init__(
+        self,
+        file: ScriptFile,
+        symbols: Sequence[str],
+        skin: float = 0.5,
+        total_charge: float = 0.0,
+        total_spin: float = 0.0,
+    ) -> None:
+        check_state(file, total_charge, total_spin)
         unknown = sorted(set(symbols) - set(file.species))
         if unknown:
             raise LsfError(
@@ -141,6 +155,7 @@ class ScriptSystem:
         self.file = file
         self.atomic_numbers = np.array([numbers[symbol] for symbol in symbols], dtype=np.int64)
         self.neighbors = NeighborCache(file.cutoff, skin)
+        self.state: dict[str, Any] = {"total_charge": total_charge, "total_spin": total_spin}
 
     def check(self, pbc: Array) -> None:
         """Refuse a periodicity that the model cannot treat, before anything moves."""
@@ -161,9 +176,19 @@ class ScriptSystem:
         periodic = np.asarray(pbc, dtype=np.bool_)
         near = self.neighbors.find(np.asarray(positions), np.asarray(cell), periodic)
         inputs = structure_inputs(
-            positions, cell, periodic, self.atomic_numbers, self.file.cutoff, near, **other
+            positions, cell, periodic, self.atomic_numbers, self.file.cutoff, near, **self.state, **other
         )
         return {name: value.cpu().numpy() for name, value in self.file.evaluate(inputs, detail).items()}
+
+
+def check_state(file: ScriptFile, total_charge: float, total_spin: float) -> None:
+    """Refuse a total charge or spin that a model does not see: it would change nothing, silently."""
+    for name, value in (("total_charge", total_charge), ("total_spin", total_spin)):
+        if value != 0.0 and not file.metadata[f"sees_{name}"]:
+            raise LsfError(
+                f"{name} = {value:g}: the model {file.metadata['name']} does not see it "
+                f"(model.{name}_embedding = false)"
+            )
 
 
 def structure_inputs(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsf.deploy.torchscript import ScriptFile, collated, structure_inputs
+from lsf.deploy.torchscript import ScriptFile, check_state, collated, structure_inputs
 from lsf.errors import LsfError, MissingExtraError
 
 try:
@@ -28,7 +28,8 @@ class LsfModel(ModelInterface):  # type: ignore[misc]
     device : where to compute
     dtype : of the states it is used with, float64 or float32; inside, positions are float64
     electric_field : physical uniform field in V/Å, the same for all systems
-    formal_charges_from : number of the charge by atomic number, for models that read charges from data
+    formal_charges_from : charge by atomic number, for models that read charges from data
+    total_charge, total_spin : the same for all systems, for models that are told them
 
     ``forward`` returns energy (n_systems,) eV, forces (n_atoms, 3) eV/Å and stress (n_systems, 3, 3) eV/Å³,
     and ``charges`` (n_atoms,) e and ``dipole`` (n_systems, 3) e·Å. torch-sim does not know how often an atom
@@ -42,6 +43,8 @@ class LsfModel(ModelInterface):  # type: ignore[misc]
         dtype: torch.dtype = torch.float64,
         electric_field: Sequence[float] | None = None,
         formal_charges_from: dict[int, float] | None = None,
+        total_charge: float = 0.0,
+        total_spin: float = 0.0,
     ) -> None:
         super().__init__()
         self.file = ScriptFile(file, str(device))
@@ -50,6 +53,8 @@ class LsfModel(ModelInterface):  # type: ignore[misc]
         self._memory_scales_with = "n_atoms_x_density"
         self.field = np.zeros(3) if electric_field is None else np.asarray(electric_field, dtype=np.float64)
         self.charge_of = formal_charges_from
+        check_state(self.file, total_charge, total_spin)
+        self.state: dict[str, Any] = {"total_charge": total_charge, "total_spin": total_spin}
         if self.file.metadata["formal_charges"] == "from_data" and formal_charges_from is None:
             raise LsfError("this model needs formal_charges_from, a charge by atomic number")
 
@@ -80,6 +85,7 @@ class LsfModel(ModelInterface):  # type: ignore[misc]
                     self.file.cutoff,
                     external_field=-self.field,
                     formal_charges=charges,
+                    **self.state,
                 )
             )
         found = self.file.evaluate(collated(parts))

@@ -48,6 +48,7 @@ class ScriptModel(nn.Module):
         rule: int,
         charge_range: tuple[float, float],
         cutoff: float,
+        sees_state: bool,
     ) -> None:
         super().__init__()
         self.traced = traced
@@ -59,6 +60,7 @@ class ScriptModel(nn.Module):
         # read by programs that have no JSON at hand: attributes of the module in C++
         self.rule = rule
         self.cutoff = cutoff
+        self.sees_state = sees_state
         self.kinds = planner.kinds
         self.charge_low, self.charge_high = charge_range
         self.no_charges, self.by_element = NO_CHARGES, BY_ELEMENT

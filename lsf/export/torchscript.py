@@ -74,14 +74,15 @@ def export_torchscript(loaded: LoadedModel, path: Path, options: TorchScriptOpti
         when file and model disagree.
     """
     dtype = getattr(torch, options.dtype or loaded.recipe.dtype)
-    model = _prepared(loaded.model, dtype)
+    reference = copy.deepcopy(loaded.model).cpu().eval().set_dtype(dtype)
+    model = _prepared(reference)
     kinds = _kinds(loaded, model)
     # a model without charges treats any periodicity in the file, in Python those of its boundary method
     batches = structures(loaded, kinds_by_periodicity(loaded.recipe.electrostatics.boundary))
     script = _compiled(loaded, model, kinds, batches[0])
     metadata = _metadata(loaded, model, script, dtype)
     file = ScriptFile(io.BytesIO(_archive(script, metadata)))
-    errors = _verified(loaded, model, file, batches, dtype)
+    errors = _verified(loaded, reference, file, batches, dtype)
     metadata["verified"] = {"structures": sum(map(len, batches)), "largest_relative_difference": errors}
     content = _archive(script, metadata)
     with replacing(path) as temporary:
@@ -113,9 +114,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _prepared(model: LocalSourceModel, dtype: torch.dtype) -> LocalSourceModel:
-    """Return a copy on the CPU with kernels and Coulomb sums that can leave Python."""
-    model = copy.deepcopy(model).cpu().eval().set_dtype(dtype)
+def _prepared(model: LocalSourceModel) -> LocalSourceModel:
+    """Return a copy with kernels and Coulomb sums that can leave Python."""
+    model = copy.deepcopy(model).requires_grad_(False)
     for module in model.modules():
         if isinstance(module, Interaction):
             module.kernels = "plain"
@@ -168,7 +169,7 @@ def _compiled(
     settings = loaded.recipe.electrostatics
     inputs = tuple(name for name in GraphTensors._fields if name not in _MADE_INSIDE)
     graph = graph_tensors(batch_of(loaded, examples, attrs.evolve(settings, backend="direct")), model.species)
-    flat = _Flat(copy.deepcopy(model).requires_grad_(False), inputs, KIND_OPEN in kinds)
+    flat = _Flat(model, inputs, KIND_OPEN in kinds)
     with _quiet():
         traced = torch.jit.trace(
             flat, tuple(getattr(graph, name) for name in inputs), check_trace=False, strict=False
@@ -190,6 +191,7 @@ def _compiled(
             NO_CHARGES if rule is None else BY_ELEMENT if table is not None else PER_ATOM,
             (float(bounds[0]), float(bounds[1])),
             model.r_max,
+            model.charge_state is not None,
         )
         return torch.jit.script(outer.eval())
 
@@ -236,6 +238,8 @@ def _metadata(
         "periodic_directions": [n for n, kind in enumerate(_kinds(loaded, model)) if kind >= 0],
         "electrostatics": attrs.asdict(settings) if has_charges else None,
         "formal_charges": rule,
+        "sees_total_charge": loaded.recipe.model.options.total_charge_embedding,
+        "sees_total_spin": loaded.recipe.model.options.total_spin_embedding,
         "unwrapped_positions": has_charges,
         "units": UNITS,
         "conventions": CONVENTIONS,

@@ -63,6 +63,10 @@ def structure(loaded: LoadedModel, periodic: int, size: int, rng: np.random.Gene
     elif periodic == 0:
         cell = np.eye(3) * (side * spacing + 25.0)
     atoms = Atoms(numbers, positions, cell=cell, pbc=np.arange(3) < periodic)
+    atoms.info["total_charge"], atoms.info["total_spin"] = (
+        float(rng.integers(-1, 2)),
+        float(rng.integers(0, 3)),
+    )
     atoms.info[FIELD_KEY] = rng.normal(scale=0.01, size=3)
     atoms.set_array(CHARGES_KEY, _charges(loaded, atoms, rng))
     return atoms

@@ -34,6 +34,8 @@ def model_file(folder, boundary="realspace", model="LocalSplitCharges", more="")
     """Write a small untrained model."""
     text = RECIPE.format(dtype="float64").replace('"realspace"', f'"{boundary}"')
     text = text.replace('"LocalSplitCharges"', f'"{model}"').replace("max_ell = 2", f"max_ell = 2\n{more}")
+    keys = 'total_charge = "total_charge"\ntotal_spin = "total_spin"'
+    text = text.replace('energy = "REF_energy"', f'energy = "REF_energy"\n{keys}')
     if model in ("LocalCharges", "MACE"):
         text = text.replace("formal_charges", "# formal_charges")
     recipe = read_recipe_text(text, "test")
@@ -141,6 +143,22 @@ def test_formal_charges_from_the_frame_and_their_range(tmp_path):
         script.evaluate(script.inputs([atoms]))
 
 
+def test_a_total_charge_that_the_model_sees(tmp_path):
+    more = "total_charge_embedding = true\ntotal_spin_embedding = true"
+    loaded = lsf.load(model_file(tmp_path, model="LocalCharges", more=more))
+    for parameter in loaded.model.charge_state.parameters():  # zero before training
+        torch.nn.init.normal_(parameter)
+    export_torchscript(loaded, tmp_path / "small.pt", TorchScriptOptions())
+    script = ScriptFile(tmp_path / "small.pt")
+    atoms = water(2)
+    energies = []
+    for charge in (0.0, 1.0):
+        atoms.info["total_charge"] = charge
+        assert_equal(loaded, script, [atoms])
+        energies.append(float(script.evaluate(script.inputs([atoms]))["energy"][0]))
+    assert abs(energies[0] - energies[1]) > 1e-3
+
+
 def test_fields_act_and_forces_follow_the_energy(tmp_path):
     _, path = exported(tmp_path, boundary="realspace")
     script = ScriptFile(path)
@@ -224,7 +242,7 @@ def test_a_file_that_disagrees_is_not_written(tmp_path, monkeypatch):
     loaded = lsf.load(model_file(tmp_path))
     (tmp_path / "m.pt").write_text("older")
     monkeypatch.setitem(verify.TOLERANCES, torch.float64, -1.0)
-    with pytest.raises(ExportError, match="differ by .* expected at most .* nothing was written"):
+    with pytest.raises(ExportError, match=r"differ by .* expected at most .* nothing was written"):
         export_torchscript(loaded, tmp_path / "m.pt", TorchScriptOptions())
     assert (tmp_path / "m.pt").read_text() == "older"
 
@@ -267,6 +285,8 @@ def test_a_model_file_can_be_written_anew(tmp_path):
 def test_what_is_no_exported_model(tmp_path):
     with pytest.raises(ModelFileError, match="no such model file"):
         ScriptFile(tmp_path / "m.pt")
+    with pytest.raises(LsfError, match=r"device 'cuda': .* compute on the CPU"):
+        ScriptFile(tmp_path / "m.pt", device="cuda")
     (tmp_path / "m.pt").write_text("text")
     with pytest.raises(ModelFileError, match="not a readable TorchScript file"):
         ScriptFile(tmp_path / "m.pt")

@@ -43,7 +43,7 @@ class LammpsModel:
     electric_field : physical uniform field in V/Å: three numbers or names of equal-style variables
     fix_id : name of the fix
     skin : Å, see :class:`lsf.deploy.torchscript.ScriptSystem`
-    device : where the first process computes
+    total_charge, total_spin : for models that are told them
 
     Raises
     ------
@@ -63,12 +63,14 @@ class LammpsModel:
         electric_field: Field | None = None,
         fix_id: str = "lsf",
         skin: float = 0.5,
-        device: str = "cpu",
+        total_charge: float = 0.0,
+        total_spin: float = 0.0,
     ) -> None:
+        self.state = {"total_charge": total_charge, "total_spin": total_spin}
         self.lmp, self.fix_id, self.elements = lmp, fix_id, list(elements)
         self.field = None if electric_field is None else list(electric_field)
         self.comm = _communicator()
-        self.file = ScriptFile(file, device)
+        self.file = ScriptFile(file)
         self.skin = skin
         self.failure: Exception | None = None
         self._check()
@@ -76,7 +78,7 @@ class LammpsModel:
         self.system: ScriptSystem | None = None
         if numbers is not None:
             symbols = [self.elements[index - 1] for index in numbers[:, 1].astype(int)]
-            self.system = ScriptSystem(self.file, symbols, skin)
+            self.system = ScriptSystem(self.file, symbols, skin, **self.state)
         self._box()
         lmp.command(f"fix {fix_id} all external pf/callback 1 1")
         lmp.command(f"fix_modify {fix_id} energy yes virial yes")
@@ -102,7 +104,7 @@ class LammpsModel:
             )
         if len(self.field or [0, 0, 0]) != 3:
             raise LsfError(f"electric_field: found {self.field!r}; expected three numbers or variable names")
-        ScriptSystem(self.file, self.elements).check(self._periodicity())
+        ScriptSystem(self.file, self.elements, skin=self.skin, **self.state).check(self._periodicity())
         reads = self.file.metadata["formal_charges"] == "from_data"
         if reads and not self._has_charges():
             raise LsfError("this model reads formal charges from atom->q: use atom_style charge or full")

@@ -67,7 +67,7 @@ struct PairLSF::Model {
 };
 
 PairLSF::PairLSF(LAMMPS *lmp) :
-    Pair(lmp), model(new Model), cutoff(0.0), charges_are_input(false)
+    Pair(lmp), model(new Model), cutoff(0.0), total_charge(0.0), total_spin(0.0), charges_are_input(false)
 {
   single_enable = 0;
   restartinfo = 0;
@@ -99,12 +99,26 @@ void PairLSF::allocate()
     for (int j = 1; j <= n; j++) setflag[i][j] = 0;
 }
 
-/* pair_style lsf [field EX EY EZ] */
+/* pair_style lsf [field EX EY EZ] [charge Q] [spin S] */
 void PairLSF::settings(int narg, char **arg)
 {
-  if (narg != 0 && !(narg == 4 && strcmp(arg[0], "field") == 0))
-    error->all(FLERR, "Illegal pair_style lsf command: expected pair_style lsf [field EX EY EZ]");
-  field.assign(arg + (narg ? 1 : 0), arg + narg);
+  field.clear();
+  total_charge = total_spin = 0.0;
+  int i = 0;
+  while (i < narg) {
+    if (strcmp(arg[i], "field") == 0 && i + 3 < narg) {
+      field.assign(arg + i + 1, arg + i + 4);
+      i += 4;
+    } else if (strcmp(arg[i], "charge") == 0 && i + 1 < narg) {
+      total_charge = utils::numeric(FLERR, arg[i + 1], false, lmp);
+      i += 2;
+    } else if (strcmp(arg[i], "spin") == 0 && i + 1 < narg) {
+      total_spin = utils::numeric(FLERR, arg[i + 1], false, lmp);
+      i += 2;
+    } else {
+      error->all(FLERR, "Illegal pair_style lsf: expected pair_style lsf [field EX EY EZ] [charge Q] [spin S]");
+    }
+  }
 }
 
 /* pair_coeff * * FILE ELEMENT ... */
@@ -124,6 +138,8 @@ void PairLSF::coeff(int narg, char **arg)
     charges_are_input = model->module.attr("rule").toInt() == PER_ATOM;
     model->kinds = model->module.attr("kinds").toIntVector();
     model->species = model->module.attr("species").toTensor();
+    if ((total_charge != 0.0 || total_spin != 0.0) && !model->module.attr("sees_state").toBool())
+      throw std::runtime_error("the model does not see a total charge or spin");
   } catch (const std::exception &problem) {
     error->all(FLERR, "pair_style lsf cannot read {}: {}", arg[2], reason(problem));
   }
@@ -254,7 +270,7 @@ void PairLSF::compute(int eflag, int vflag)
     torch::AutoGradMode differentiable(true);
     found = model->module
                 .forward({positions, cell, pbc, types, edges, translations, torch::zeros({n}, whole), external,
-                          formal, torch::zeros({1}, real), torch::zeros({1}, real)})
+                          formal, torch::full({1}, total_charge, real), torch::full({1}, total_spin, real)})
                 .toGenericDict();
   } catch (const std::exception &problem) {
     error->one(FLERR, "pair_style lsf: {}", reason(problem));

@@ -32,6 +32,7 @@ class PairLSF : public Pair {
   double cutoff;
   std::vector<int> numbers;           // atomic number of every atom type, from 1 on
   std::vector<std::string> field;     // physical field in V/Å: numbers or variables v_name
+  double total_charge, total_spin;    // for models that are told them
   bool charges_are_input;
 
   void allocate();
