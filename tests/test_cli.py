@@ -22,7 +22,7 @@ def fake(monkeypatch):
     def install(module: str, *functions: str, error: BaseException | None = None) -> list[tuple]:
         calls: list[tuple] = []
 
-        def called(*arguments):
+        def called(*arguments, **_named):
             calls.append(arguments)
             if error is not None:
                 raise error

@@ -4,6 +4,7 @@ Their numbers against mace-torch itself: tests/compat/test_import_mace.py and te
 """
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -193,6 +194,7 @@ class Settings:
     """As much of a recipe as the options look at."""
 
     electrostatics = OPEN
+    heads: ClassVar = {}
 
 
 def test_a_correlation_for_every_layer():
