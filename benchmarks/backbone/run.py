@@ -1,6 +1,6 @@
 """Speed and memory of the backbone against mace-torch with the same irreps, on this machine.
 
-    python benchmarks/backbone/run.py [--quick] [--json FILE] [--only PART …]
+    python -m benchmarks.backbone.run [--quick] [--json FILE] [--only PART …]
 
 One row per bar: what was measured, the bar, and whether it holds. The exit status is 1 when one falls short.
 mace-torch (requirements.txt) runs in .venv-mace, made on the first call. Both sides hold 64x0e + 64x1o, l_max

@@ -15,7 +15,7 @@ FloatArray = NDArray[np.float64]
 DEFAULT_ACCURACY: Final = 1.0e-5
 """Default error level of mesh forces, relative: below that of the default cutoff, about 1e-4."""
 
-# Seconds of energy and forces on one CPU core at l = 1, fitted by benchmarks/electrostatics/run.py --fit
+# Seconds of energy and forces on one CPU core at l = 1, fitted by benchmarks.electrostatics.run --fit
 DIRECT_COST: Final = (1.8e-5, 2.1e-9)
 """Direct sums, per atom and per atom and wave vector."""
 ATOM_COST: Final = {6: 1.6e-5, 8: 1.9e-5}
