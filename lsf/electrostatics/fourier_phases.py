@@ -113,10 +113,11 @@ def arrange(fractional: Tensor, layout: PhaseLayout, n_k: int) -> PhasePair:
     """Return the pair of a layout's atoms at ``fractional`` (n_atoms, 3)."""
     reduced = fractional.double()
     reduced = _padded(reduced - reduced.round(), layout.atoms)
-    angles = torch.bmm(reduced, layout.turned.transpose(1, 2))
-    phases = angles.new_empty(*angles.shape[:2], 2, angles.shape[2])
-    torch.cos(angles, out=phases[:, :, 0])
-    torch.sin(angles, out=phases[:, :, 1])
+    phases = reduced.new_empty(*reduced.shape[:2], 2, layout.turned.shape[1])
+    for positions, turned, out in zip(reduced, layout.turned, phases, strict=True):
+        angles = positions @ turned.T  # of one structure at a time: they stay in cache
+        torch.cos(angles, out=out[:, 0])
+        torch.sin(angles, out=out[:, 1])
     return PhasePair(len(fractional), n_k, layout, phases.flatten(2).to(fractional.dtype))
 
 

@@ -22,7 +22,7 @@ ATOM_COST: Final = {6: 1.6e-5, 8: 1.9e-5}
 """Spreading and interpolating, per atom, by order of the splines."""
 POINT_COST: Final = 8.5e-8
 """Fourier transforms, per mesh point."""
-MESH_COST: Final = 1.6e-2
+MESH_COST: Final = 1.3e-2
 """What any mesh costs more than any direct sum."""
 PAIR_COST: Final = 3.5e-7
 """Open space, per ordered pair of atoms."""
