@@ -11,12 +11,9 @@ freed memory, on both sides. Memory is the growth of the process's peak. --quick
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -25,10 +22,10 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.bars import Bar, arguments, report
+from benchmarks.workers import ROOT, Worker, environment_python
 
 HERE = Path(__file__).resolve().parent
-TOOLS = HERE.parents[1] / "tools"
-ENVIRONMENT = HERE.parents[1] / ".venv-mace"
+TOOLS = ROOT / "tools"
 OURS, MACE = "lsf", "mace"
 SIDES: Final = (OURS, MACE)
 ALLOCATOR: Final = {
@@ -43,50 +40,7 @@ Task = dict[str, Any]
 
 def mace_python(console: Console) -> Path:
     """Return the interpreter of mace-torch's environment; make it on the first call."""
-    python = ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        console.print(f"installing requirements.txt into {ENVIRONMENT.name} …")
-        venv.create(ENVIRONMENT, with_pip=True)
-        pins = HERE.parents[1] / "constraints.txt"
-        command = [python, "-m", "pip", "install", "-q", "-r", HERE / "requirements.txt", "-c", pins]
-        subprocess.run(command, check=True)
-    return python
-
-
-class Worker:
-    """A library in a process of its own that does one task at a time."""
-
-    def __init__(self, library: str, python: Path | str, tuned: bool) -> None:
-        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        self.library = library
-        self._process = subprocess.Popen(
-            [python, HERE / "worker.py", library],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, **threads, **(ALLOCATOR if tuned else {})},
-        )
-
-    def ask(self, line: str) -> dict[str, Any]:
-        """Send a line and return the answer."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        while not answer.startswith("{"):  # mace-torch prints remarks
-            answer = self._process.stdout.readline()
-        found: dict[str, Any] = json.loads(answer)
-        if "error" in found:
-            raise RuntimeError(f"{self.library}, {line}: {found['error']}")
-        return found
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+    return environment_python(console, ".venv-mace", HERE / "requirements.txt")
 
 
 class Bench:
@@ -97,7 +51,7 @@ class Bench:
         self.bars: list[Bar] = []
         other = mace_python(console)
         self.workers = {
-            (library, tuned): Worker(library, python, tuned)
+            (library, tuned): Worker(HERE / "worker.py", library, python, ALLOCATOR if tuned else None)
             for library, python in ((OURS, sys.executable), (MACE, other))
             for tuned in (False, True)
         }
@@ -112,9 +66,7 @@ class Bench:
         rounds = 1 if self.quick else rounds
         warm_up = {"warm_up": 1 if self.quick else 2}
         workers = {library: self.workers[library, tuned] for library in sides}
-        found = {
-            library: workers[library].ask(json.dumps({**warm_up, **sides[library]})) for library in sides
-        }
+        found = {library: workers[library].task({**warm_up, **sides[library]}) for library in sides}
         seconds: dict[str, list[float]] = {library: [] for library in sides}
         for _ in range(rounds):
             for library, worker in workers.items():

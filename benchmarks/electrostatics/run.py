@@ -11,11 +11,8 @@ the largest systems; --fit prints the constants of the cost model that backend =
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -25,62 +22,13 @@ from rich.table import Table
 
 from benchmarks.bars import Bar, arguments, report
 from benchmarks.electrostatics import gpu
+from benchmarks.workers import Worker, environment_python
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-ENVIRONMENT = ROOT / ".venv-bench"
 GL, PME, OURS = "graph-longrange", "torch-pme", "lsf"
 CONVERGED = {"backend": "direct"}
 
 Task = dict[str, Any]
-
-
-# ---------------------------------------------------------------------------------------------------
-# workers
-
-
-def alternatives_python(console: Console) -> Path:
-    """Return the interpreter of the alternatives' environment; make it on the first call."""
-    python = ENVIRONMENT / "bin" / "python"
-    stamp = ENVIRONMENT / ".installed"
-    requirements = HERE / "requirements.txt"
-    if not stamp.exists() or stamp.stat().st_mtime < requirements.stat().st_mtime:
-        console.print(f"installing {requirements.name} into {ENVIRONMENT.name} …")
-        if not python.exists():
-            venv.create(ENVIRONMENT, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", "-r", requirements], check=True)
-        stamp.touch()
-    return python
-
-
-class Worker:
-    """A library in a process of its own, asked one task at a time."""
-
-    def __init__(self, library: str, python: Path | str) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        self.library = library
-        self._process = subprocess.Popen(
-            [python, HERE / "worker.py", library],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    def __call__(self, task: Task) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(task) + "\n")
-        self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
-        if "error" in answer:
-            raise RuntimeError(f"{self.library}, {task}: {answer['error']}")
-        return answer
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
 
 
 class Bench:
@@ -90,8 +38,9 @@ class Bench:
         self.console, self.quick = console, quick
         self.bars: list[Bar] = []
         self.curves: dict[str, list[tuple[int, float, float]]] = {}
-        other = alternatives_python(console)
-        self.workers = {OURS: Worker(OURS, sys.executable), GL: Worker(GL, other), PME: Worker(PME, other)}
+        other = environment_python(console, ".venv-bench", HERE / "requirements.txt")
+        pythons = {OURS: sys.executable, GL: other, PME: other}
+        self.workers = {key: Worker(HERE / "worker.py", key, python) for key, python in pythons.items()}
 
     def close(self) -> None:
         for worker in self.workers.values():
@@ -102,7 +51,7 @@ class Bench:
         answers: dict[str, list[dict[str, Any]]] = {library: [] for library in tasks}
         for turn in range(rounds):
             for library, task in tasks.items():
-                answers[library].append(self.workers[library]({**task, "forces": turn == 0}))
+                answers[library].append(self.workers[library].task({**task, "forces": turn == 0}))
         return {
             library: {
                 "seconds": float(np.median([s for answer in found for s in answer["seconds"]])),
@@ -227,8 +176,8 @@ def direct_rate(bench: Bench) -> None:
     task = periodic(n_atoms, 1.5, options={**cutoff(4.16, 1), "backend": "direct"})
     rates, seconds = [], []
     for _ in range(2):
-        rates.append(bench.workers[OURS]({"work": "gemm", "repeats": 5})["rate"])
-        seconds += bench.workers[OURS]({**task, "repeats": 2})["seconds"]
+        rates.append(bench.workers[OURS].task({"work": "gemm", "repeats": 5})["rate"])
+        seconds += bench.workers[OURS].task({**task, "repeats": 2})["seconds"]
     # wave vectors in half a sphere; 2 + 3 products of 4 operations per atom and wave vector
     n_k = 0.5 * (n_atoms / 0.1) / (6.0 * np.pi**2) * (4.16 / 1.5) ** 3
     share = 20.0 * n_atoms * n_k / float(np.median(seconds)) / float(np.median(rates))
@@ -241,7 +190,7 @@ def scaling(bench: Bench) -> None:
     curve = []
     for n_atoms in sizes:
         task = periodic(n_atoms, 1.5, options={"backend": "mesh"})
-        found = bench.workers[OURS]({**task, "repeats": 0 if n_atoms > 500_000 else 2})
+        found = bench.workers[OURS].task({**task, "repeats": 0 if n_atoms > 500_000 else 2})
         curve.append((n_atoms, float(np.median(found["seconds"])), found["megabytes"]))
     bench.curves["mesh, default accuracy"] = curve
     decades = np.log10(sizes[-1] / sizes[0])

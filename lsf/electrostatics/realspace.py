@@ -38,7 +38,7 @@ def boys(x: Tensor, n_max: int) -> Tensor:
     Electronic-Structure Theory, sections 9.8.2 and 9.8.3.
     """
     result = x.new_empty(n_max + 1, len(x))
-    table = _taylor_table(n_max, x.dtype, x.device)
+    table = taylor_table(n_max, x.dtype, x.device)
     for part, values in zip(x.split(BOYS_CHUNK), result.split(BOYS_CHUNK, 1), strict=True):
         _highest_order(part, n_max, table, values[-1])
         decay, twice = torch.exp(-part), 2.0 * part
@@ -67,7 +67,7 @@ def _highest_order(x: Tensor, n_max: int, table: Tensor, out: Tensor) -> None:
 
 
 @lru_cache
-def _taylor_table(n_max: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def taylor_table(n_max: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return ``(-1)^k F_(n_max + k)(x) / k!`` of all points x of the table, (n_points, TAYLOR_TERMS)."""
     x = torch.arange(int(TABLE_END) * TABLE_STEPS + 1, dtype=torch.float64) / TABLE_STEPS
     decay = torch.exp(-x)

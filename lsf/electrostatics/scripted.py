@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lsf.electrostatics.boundary import KIND_OPEN, CoulombPlan
 from lsf.electrostatics.multipoles import dipoles, max_degree, monomials, quadrupoles
-from lsf.electrostatics.realspace import TABLE_END, TABLE_STEPS, _taylor_table
+from lsf.electrostatics.realspace import TABLE_END, TABLE_STEPS, taylor_table
 from lsf.units import COULOMB_CONSTANT
 
 CHUNK_ELEMENTS = 2**18
@@ -134,7 +134,7 @@ def open_energy(
     Coefficients (n_atoms, (L+1)^2) [e Å^l], positions (n_atoms, 3) [Å]. Once differentiable.
     """
     degree = max_degree(coefficients)
-    table = _taylor_table(2 * degree + 1, torch.float64, torch.device("cpu"))
+    table = taylor_table(2 * degree + 1, torch.float64, torch.device("cpu"))
     energies: Tensor = _open_sums(
         coefficients[:, 0],
         dipoles(coefficients),
