@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import attrs
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import all_changes
 
 from lsf.catalog import catalog
 from lsf.deploy.ase import LsfCalculator
@@ -135,21 +133,14 @@ class OldCalculator(LsfCalculator):
         self.energy_unit = energy_units_to_eV
         self.length_unit = length_units_to_A
 
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = tuple(all_changes),
-    ) -> None:
-        """Fill ``results`` under the old names, in the units asked for."""
-        super().calculate(atoms, properties, system_changes)
+    def finished(self, results: dict[str, Any], atoms: Atoms) -> dict[str, Any]:
+        """Return the results under the old names, in the units asked for."""
         powers = {**dict.fromkeys(ENERGIES, 0), "forces": 1, "hessian": 2, "stress": 3}
         for name, power in powers.items():
-            if name in self.results:
-                self.results[name] = self.results[name] * (self.energy_unit / self.length_unit**power)
-        field = self.external_field(self.atoms)
-        self.results["external_field"] = np.zeros(3) if field is None else field
-        self.results["fermi_level"] = 0.0
+            if name in results:
+                results[name] = results[name] * (self.energy_unit / self.length_unit**power)
+        field = self.external_field(atoms)
+        return {**results, "external_field": np.zeros(3) if field is None else field, "fermi_level": 0.0}
 
 
 class LocalChargesCalculator(OldCalculator):

@@ -16,7 +16,7 @@ from lsf.data.checks import cell_problems
 from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
 from lsf.data.keys import LABELS, PROPERTIES
-from lsf.data.neighbors import find_neighbors
+from lsf.data.neighbors import Neighbors, find_neighbors
 from lsf.data.read import TITLE, limited
 from lsf.electrostatics.boundary import CoulombPlan, Electrostatics, default_box, plan_structure
 from lsf.errors import BoundaryError, DataError, Problem
@@ -26,6 +26,9 @@ BOUNDARY_KEY: Final = "electrostatics.boundary"
 Planner = Callable[[Electrostatics, Floats, Floats, NDArray[np.bool_]], CoulombPlan]
 """Makes the Coulomb lists of one structure, as :func:`plan_structure` does."""
 
+Search = Callable[[Floats, Floats, NDArray[np.bool_], float], Neighbors]
+"""Finds the edges of one structure, as :func:`find_neighbors` does."""
+
 
 def build_graph(
     frame: Frame,
@@ -33,6 +36,7 @@ def build_graph(
     settings: Electrostatics,
     formal_charges: Floats,
     planner: Planner = plan_structure,
+    search: Search = find_neighbors,
 ) -> AtomGraph:
     """Return the graph of one frame.
 
@@ -48,6 +52,8 @@ def build_graph(
         (n_atoms,) e
     planner
         makes the Coulomb lists; a :class:`lsf.electrostatics.plan_cache.PlanCache` keeps them between steps
+    search
+        finds the edges; a :class:`lsf.data.neighbors.NeighborCache` keeps a list between steps
 
     Raises
     ------
@@ -57,7 +63,7 @@ def build_graph(
     box = default_box(frame.positions, frame.pbc, frame.cell, settings.boundary)
     cell = frame.cell if box is None else box
     plan = planner(settings, frame.positions, cell, frame.pbc)
-    neighbors = find_neighbors(frame.positions, frame.cell, frame.pbc, r_max)
+    neighbors = search(frame.positions, frame.cell, frame.pbc, r_max)
     field = frame.values.get("external_field", np.zeros(3))
     graph = AtomGraph(
         positions=torch.from_numpy(frame.positions),
@@ -123,8 +129,11 @@ def build_graphs(
     settings: Electrostatics,
     rule: FormalCharges,
     planner: Planner = plan_structure,
+    search: Search = find_neighbors,
 ) -> list[AtomGraph]:
     """Return the graphs of frames to be evaluated, without checks of their labels.
+
+    ``planner`` and ``search`` as in :func:`build_graph`.
 
     Raises :class:`lsf.errors.DataError` naming every structure that is broken, every frame the boundary
     method cannot treat and every formal charge that is missing.
@@ -142,7 +151,7 @@ def build_graphs(
             problems.append(Problem(frame.where, "formal_charges", lacking.what, expected, lacking.hint))
             continue
         try:
-            graphs.append(build_graph(frame, r_max, settings, charges, planner))
+            graphs.append(build_graph(frame, r_max, settings, charges, planner, search))
         except BoundaryError as error:
             problems.append(boundary_problem(frame, error))
     if problems:

@@ -55,32 +55,46 @@ def find_neighbors(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cuto
 class NeighborCache:
     """Neighbours that are found with a skin and kept until an atom may have crossed it.
 
-    The edges are those of :func:`find_neighbors`, in its order. Positions must not jump by lattice vectors
-    between calls; where one does, the neighbours are searched anew.
+    It is called like :func:`find_neighbors` and returns the same edges in the same order. A list lasts until
+    an atom has moved half of the skin; in fully periodic cells, moves are counted from where a changing cell
+    carries the atom, and what the cell shrinks is taken off the skin. Neighbours are searched anew where an
+    atom jumps by a lattice vector, for another number of atoms, periodicity or cutoff, and when a cell with
+    open directions changes.
     """
 
-    def __init__(self, cutoff: float, skin: float) -> None:
-        self.cutoff, self.skin = cutoff, skin
-        self._key: tuple[bytes, bytes, int] | None = None
+    def __init__(self, skin: float) -> None:
+        self.skin = skin
+        self._key: tuple[bytes, int, float] | None = None
         self._start = np.zeros((0, 3))
+        self._cell = np.zeros((3, 3))
         self._wide = Neighbors(np.zeros((2, 0), np.int64), np.zeros((0, 3), np.int64), np.zeros(0))
 
-    def find(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_]) -> Neighbors:
+    def __call__(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> Neighbors:
         """Return all directed edges shorter than the cutoff, arguments as in :func:`find_neighbors`."""
-        key = (np.asarray(cell).tobytes(), np.asarray(pbc).tobytes(), len(positions))
-        fresh = key == self._key and self._largest_move(positions) < 0.5 * self.skin
-        if not fresh:
-            self._key, self._start = key, positions.copy()
-            self._wide = find_neighbors(positions, cell, pbc, self.cutoff + self.skin)
+        cell, periodic = np.array(cell, dtype=np.float64), np.asarray(pbc, dtype=np.bool_)
+        key = (periodic.tobytes(), len(positions), cutoff)
+        if key != self._key or not self._reach(positions, cell, bool(periodic.all())) >= cutoff:
+            self._key, self._start, self._cell = key, positions.copy(), cell
+            self._wide = find_neighbors(positions, cell, pbc, cutoff + self.skin)
         sender, receiver = self._wide.edge_index
-        vectors = positions[receiver] - positions[sender] + self._wide.unit_shifts @ np.asarray(cell)
+        vectors = positions[receiver] - positions[sender] + self._wide.unit_shifts @ cell
         lengths = np.sqrt((vectors * vectors).sum(1))
-        near = lengths < self.cutoff
+        near = lengths < cutoff
         return Neighbors(self._wide.edge_index[:, near], self._wide.unit_shifts[near], lengths[near])
 
-    def _largest_move(self, positions: Floats) -> float:
-        moves = positions - self._start
-        return float(np.sqrt((moves * moves).sum(1).max())) if len(moves) else 0.0
+    def _reach(self, positions: Floats, cell: Floats, periodic: bool) -> float:
+        """Return the distance in Å below which no pair of atoms is missing from the list."""
+        assert self._key is not None
+        listed, carried = self._key[2] + self.skin, self._start
+        if not np.array_equal(cell, self._cell):
+            if not periodic:
+                return 0.0
+            deformation = np.linalg.solve(self._cell, cell)
+            carried = self._start @ deformation
+            listed *= float(np.linalg.svd(deformation, compute_uv=False)[-1])
+        moves = positions - carried
+        largest = float(np.sqrt((moves * moves).sum(1).max())) if len(moves) else 0.0
+        return listed - 2.0 * largest
 
 
 def completed_cell(positions: Floats, cell: Floats, pbc: NDArray[np.bool_]) -> Floats:

@@ -127,7 +127,7 @@ class ScriptSystem:
     ----------
     file : the model
     symbols : chemical symbol of every atom
-    skin : Å; neighbours are searched anew when an atom has moved half of it, or the cell changes
+    skin : Å; neighbours are searched anew when an atom has moved half of it
     total_charge, total_spin : e, and number of unpaired electrons, for models that are told them
 
     Raises
@@ -154,7 +154,7 @@ class ScriptSystem:
         numbers = dict(zip(file.species, file.metadata["atomic_numbers"], strict=True))
         self.file = file
         self.atomic_numbers = np.array([numbers[symbol] for symbol in symbols], dtype=np.int64)
-        self.neighbors = NeighborCache(file.cutoff, skin)
+        self.neighbors = NeighborCache(skin)
         self.state: dict[str, Any] = {"total_charge": total_charge, "total_spin": total_spin}
 
     def check(self, pbc: Array) -> None:
@@ -174,7 +174,7 @@ class ScriptSystem:
         ``positions`` must be unwrapped where dipoles or fields matter.
         """
         periodic = np.asarray(pbc, dtype=np.bool_)
-        near = self.neighbors.find(np.asarray(positions), np.asarray(cell), periodic)
+        near = self.neighbors(np.asarray(positions), np.asarray(cell), periodic, self.file.cutoff)
         inputs = structure_inputs(
             positions, cell, periodic, self.atomic_numbers, self.file.cutoff, near, **self.state, **other
         )
