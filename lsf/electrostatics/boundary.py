@@ -24,6 +24,7 @@ KIND_OPEN: Final = 0
 KIND_PERIODIC: Final = 1
 KIND_SLAB: Final = 2
 KIND_BOX: Final = 3
+REFUSED: Final = -1
 
 SLAB_GAP: Final = 10.0
 """Empty space along a slab's normal in units of the smearing width: images of Gaussians then overlap by
@@ -102,6 +103,17 @@ METHODS: Final[Mapping[str, Callable[[BoolArray], int]]] = {
     "mixed_periodic": mixed_periodic,
     "auto": auto,
 }
+
+
+def kinds_by_periodicity(boundary: str) -> list[int]:
+    """Return a method's kind of structures with 0, 1, 2 and 3 periodic directions; ``REFUSED`` for none."""
+    kinds = []
+    for count in range(4):
+        try:
+            kinds.append(METHODS[boundary](np.arange(3) < count))
+        except BoundaryError:
+            kinds.append(REFUSED)
+    return kinds
 
 
 def _choose(method: str, kinds: Mapping[int, int], pbc: BoolArray) -> int:

@@ -22,7 +22,7 @@ def _sum(values: Tensor, batch: Tensor, n_graphs: int) -> Tensor:
 
 def _centred(positions: Tensor, batch: Tensor, n_graphs: int) -> Tensor:
     """Return positions from the mean of their structure: these energies do not depend on the origin."""
-    counts = torch.bincount(batch, minlength=n_graphs).clamp(min=1).to(positions.dtype)
+    counts = _sum(torch.ones_like(positions[:, 0]), batch, n_graphs).clamp(min=1.0)
     means = _sum(positions.detach(), batch, n_graphs) / counts[:, None]
     return positions - means[batch]
 
@@ -53,7 +53,7 @@ def slab_energy(
     height = (located * normal).sum(-1)
     charges = coefficients[:, 0]
     along = (dipoles(coefficients) * normal).sum(-1)
-    tensor = torch.einsum("na,nab,nb->n", normal, quadrupoles(coefficients), normal)
+    tensor = ((normal[:, None, :] @ quadrupoles(coefficients))[:, 0] * normal).sum(-1)
     charge = _sum(charges, batch, n_graphs)
     first = _sum(charges * height + along, batch, n_graphs)
     second = _sum(charges * height**2 + 2.0 * along * height + 2.0 * tensor, batch, n_graphs)

@@ -12,14 +12,16 @@ import math
 import torch
 from torch import Tensor
 
-from lsf.electrostatics import scripted
-from lsf.electrostatics.backends import capturing
+from lsf.electrostatics import plain, scripted
+from lsf.electrostatics.backends import capturing, recording
 from lsf.electrostatics.boundary import (
     KIND_BOX,
     KIND_OPEN,
     KIND_SLAB,
+    REFUSED,
     CoulombPlan,
     Electrostatics,
+    kinds_by_periodicity,
     mesh_request,
 )
 from lsf.electrostatics.corrections import box_energy, slab_energy, truncated_energy
@@ -70,13 +72,16 @@ def coulomb_energy(
         )
     sigma = settings.smearing_width
     # terms of kinds that the batch lacks are left out: small structures would spend half their time there
-    kinds = {KIND_OPEN, KIND_SLAB, KIND_BOX} if capturing() else set(plan.kind.tolist())
+    # a captured graph serves all kinds of its boundary method
+    kinds = set(kinds_by_periodicity(settings.boundary) if capturing() else plan.kind.tolist()) - {REFUSED}
     if settings.include_self_interaction and KIND_OPEN not in kinds:
         energy = coefficients.new_zeros(plan.kind.shape[0])
     else:
         energy = _self_energy(coefficients, batch, plan, settings)
     if plan.open_pairs.shape[1] and scripting():
         energy = energy + scripted.open_energy(coefficients, positions, batch, plan, sigma)
+    elif plan.open_pairs.shape[1] and recording():
+        energy = energy + plain.open_energy(coefficients, positions, batch, plan, sigma)
     elif plan.open_pairs.shape[1]:
         energy = energy + open_pairs(settings.backend, coefficients, positions, batch, plan, sigma)
     if not plan.k_triplets.shape[0]:
@@ -154,6 +159,8 @@ def _reciprocal_energy(
     degree = max_degree(coefficients)
     if scripting():
         sums = scripted.reciprocal_energy(fractional, moments, weights, batch, plan, degree)
+    elif recording():
+        sums = plain.reciprocal_energy(fractional, moments, weights, batch, plan, degree)
     else:
         pair = arrange(settings.backend, fractional, batch, plan)
         terms = weights * fourier_sum(fractional, moments, pair, degree).square().sum(-1)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lsf.electrostatics.backends import recording
 from lsf.electrostatics.boundary import CoulombPlan
 from lsf.electrostatics.lattice import Lattice
 from lsf.electrostatics.multipoles import fractional_moments, max_degree, monomials
@@ -50,7 +51,7 @@ def layer_energy(
     wave = torch.einsum("ga,gxa->gx", turned, inverse[graph][:, :, :2])
     rate = torch.linalg.vector_norm(wave, dim=1)
     traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
-    grid = None if traced else layer_grid(in_plane, batch, plan)
+    grid = None if traced or recording() else layer_grid(in_plane, batch, plan)
     degree = max_degree(coefficients)
     structure_factors = []
     for sign in (1.0, -1.0):

@@ -41,6 +41,11 @@ def dipoles(coefficients: Tensor) -> Tensor:
     return coefficients[:, 1:4].roll(CARTESIAN_FROM_SPHERICAL.index(0), 1)
 
 
+def stored_dipoles(p: Tensor) -> Tensor:
+    """Return Cartesian dipoles (…, 3) in the order of coefficients; the inverse of :func:`dipoles`."""
+    return p.roll(-CARTESIAN_FROM_SPHERICAL.index(0), -1)
+
+
 def quadrupoles(coefficients: Tensor) -> Tensor:
     """Return the traceless symmetric T of the density operator (n_atoms, 3, 3) [e Å^2]; zero below l = 2."""
     if coefficients.shape[1] < 9:
@@ -99,8 +104,7 @@ def _first_degree(inverse: Tensor) -> Tensor:
     """
     axes = [exponents.index(1) for exponents in monomials(1)[1:]]
     from_stored = inverse.roll(-1, 1)[:, :, axes]  # rows y, z, x
-    corner = inverse.new_zeros(4, 4)
-    corner[0, 0] = 1.0
+    corner = torch.nn.functional.pad(inverse.new_ones(1, 1), (0, 3, 0, 3))
     return corner + torch.nn.functional.pad(from_stored, (1, 0, 1, 0))
 
 

@@ -143,7 +143,7 @@ def open_energy(
         batch,
         plan.kind == KIND_OPEN,
         table,
-        _scales(2 * degree + 1, smearing_width),
+        kernel_scales(2 * degree + 1, smearing_width),
         TABLE_END,
         TABLE_STEPS,
         degree,
@@ -153,7 +153,7 @@ def open_energy(
 
 
 @lru_cache
-def _scales(n_max: int, smearing_width: float) -> Tensor:
+def kernel_scales(n_max: int, smearing_width: float) -> Tensor:
     """Return a² and what turns F_0 … F_n_max of a² r² into g_0 … g_n_max, (n_max + 2,); a = 1/2σ."""
     a = 0.5 / smearing_width
     scales = [2.0 * a / math.sqrt(math.pi) * (-2.0 * a * a) ** n for n in range(n_max + 1)]
@@ -198,7 +198,7 @@ def _open_sums(
                     p = inputs[1].clone().requires_grad_(True)
                     t = inputs[2].clone().requires_grad_(True)
                     r = inputs[3].clone().requires_grad_(True)
-                    energy = _pair_energies(
+                    energy = pair_energies(
                         q, p, t, r, first, second, table, scales, table_end, table_steps, degree
                     )
                     found = torch.autograd.grad([energy.sum()], [q, p, t, r], allow_unused=True)
@@ -215,7 +215,7 @@ def _open_sums(
     return energies.index_add(0, batch, change)
 
 
-def _pair_energies(
+def pair_energies(
     q: Tensor,
     p: Tensor,
     t: Tensor,

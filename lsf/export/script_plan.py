@@ -18,33 +18,12 @@ from lsf.electrostatics.boundary import (
     KIND_BOX,
     KIND_OPEN,
     KIND_SLAB,
-    METHODS,
+    REFUSED,
     SLAB_GAP,
-    BoolArray,
     Electrostatics,
 )
 from lsf.electrostatics.cell_checks import CUBE_TOLERANCE
 from lsf.electrostatics.lists import LAYER_EXPONENT, LENGTH_STEP
-from lsf.errors import BoundaryError
-
-REFUSED = -1
-
-
-def kinds_by_periodicity(boundary: str) -> list[int]:
-    """Return the kind of structures with 0, 1, 2 and 3 periodic directions; ``REFUSED`` for none."""
-    kinds = []
-    for count in range(4):
-        try:
-            kinds.append(METHODS[boundary](_flags(count)))
-        except BoundaryError:
-            kinds.append(REFUSED)
-    return kinds
-
-
-def _flags(count: int) -> BoolArray:
-    import numpy as np
-
-    return np.arange(3) < count
 
 
 class StructurePlan(NamedTuple):

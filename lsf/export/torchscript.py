@@ -21,19 +21,17 @@ import torch
 from ase import Atoms
 from torch import Tensor, nn
 
-import lsf
 from lsf.data.graph import GraphTensors, graph_tensors
 from lsf.deploy.torchscript import FORMAT, FORMAT_VERSION, METADATA_FILE, ScriptFile
-from lsf.electrostatics.boundary import KIND_OPEN
-from lsf.export.package import CONVENTIONS, UNITS, LoadedModel
+from lsf.electrostatics.boundary import KIND_OPEN, kinds_by_periodicity
+from lsf.export.package import LoadedModel
+from lsf.export.prepare import described, prepared, treated_kinds
 from lsf.export.script_model import BY_ELEMENT, NO_CHARGES, PER_ATOM, ScriptModel
-from lsf.export.script_plan import ScriptPlanner, kinds_by_periodicity
+from lsf.export.script_plan import ScriptPlanner
 from lsf.export.verify import TOLERANCES, batch_of, compare, structures
 from lsf.files import replacing
 from lsf.models.derivatives import evaluate, named_outputs
-from lsf.models.interaction import Interaction
-from lsf.models.local_source import CoulombTerm, LocalSourceModel
-from lsf.models.sources import NoSource
+from lsf.models.local_source import LocalSourceModel
 from lsf.options import option
 
 _MADE_INSIDE: Final = ("open_pairs", "mesh_size", "mesh_order", "open_box", "truncation_radius")
@@ -75,12 +73,12 @@ def export_torchscript(loaded: LoadedModel, path: Path, options: TorchScriptOpti
     """
     dtype = getattr(torch, options.dtype or loaded.recipe.dtype)
     reference = copy.deepcopy(loaded.model).cpu().eval().set_dtype(dtype)
-    model = _prepared(reference)
-    kinds = _kinds(loaded, model)
+    model = prepared(reference)
+    kinds = treated_kinds(loaded)
     # a model without charges treats any periodicity in the file, in Python those of its boundary method
     batches = structures(loaded, kinds_by_periodicity(loaded.recipe.electrostatics.boundary))
     script = _compiled(loaded, model, kinds, batches[0])
-    metadata = _metadata(loaded, model, script, dtype)
+    metadata = _metadata(loaded, script, dtype)
     file = ScriptFile(io.BytesIO(_archive(script, metadata)))
     errors = _verified(loaded, reference, file, batches, dtype)
     metadata["verified"] = {"structures": sum(map(len, batches)), "largest_relative_difference": errors}
@@ -112,24 +110,6 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         yield
-
-
-def _prepared(model: LocalSourceModel) -> LocalSourceModel:
-    """Return a copy with kernels and Coulomb sums that can leave Python."""
-    model = copy.deepcopy(model).requires_grad_(False)
-    for module in model.modules():
-        if isinstance(module, Interaction):
-            module.kernels = "plain"
-    if isinstance(model.coulomb, CoulombTerm):
-        model.coulomb.settings = attrs.evolve(model.coulomb.settings, backend="direct")
-    return model
-
-
-def _kinds(loaded: LoadedModel, model: LocalSourceModel) -> list[int]:
-    """Return the kinds by number of periodic directions; a model without charges treats all alike."""
-    if not isinstance(model.coulomb, CoulombTerm):
-        return [KIND_OPEN] * 4
-    return kinds_by_periodicity(loaded.recipe.electrostatics.boundary)
 
 
 class _Flat(nn.Module):
@@ -217,32 +197,11 @@ def _verified(
     return largest
 
 
-def _metadata(
-    loaded: LoadedModel, model: LocalSourceModel, script: Any, dtype: torch.dtype
-) -> dict[str, Any]:
-    settings = loaded.recipe.electrostatics
-    has_charges = not isinstance(model.source, NoSource)
-    rule = loaded.recipe.model.options.formal_charge_rule()
+def _metadata(loaded: LoadedModel, script: Any, dtype: torch.dtype) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "lsf_version": lsf.__version__,
-        "torch_version": str(torch.__version__),
-        "name": loaded.recipe.name,
-        "model": loaded.recipe.model.use,
-        "species": loaded.metadata["species"],
-        "atomic_numbers": model.species.tolist(),
-        "cutoff": model.r_max,
-        "dtype": str(dtype).removeprefix("torch."),
-        "boundary": settings.boundary if has_charges else None,
-        "periodic_directions": [n for n, kind in enumerate(_kinds(loaded, model)) if kind >= 0],
-        "electrostatics": attrs.asdict(settings) if has_charges else None,
-        "formal_charges": rule,
-        "sees_total_charge": loaded.recipe.model.options.total_charge_embedding,
-        "sees_total_spin": loaded.recipe.model.options.total_spin_embedding,
-        "unwrapped_positions": has_charges,
-        "units": UNITS,
-        "conventions": CONVENTIONS,
+        **described(loaded, dtype),
         "inputs": [argument.name for argument in script.forward.schema.arguments[1:]],
         "outputs": [*script.names, "forces", "virial", "stress", "potential"],
     }

@@ -36,7 +36,7 @@ def structures(loaded: LoadedModel, kinds: Sequence[int], seed: int = 0) -> list
     """Return batches of random structures of the elements and periodicities that a model treats.
 
     ``kinds`` by number of periodic directions as in
-    :func:`lsf.export.script_plan.kinds_by_periodicity`. Every batch but the first holds one structure.
+    :func:`lsf.electrostatics.boundary.kinds_by_periodicity`. Every batch but the first holds one structure.
     """
     rng = np.random.default_rng(seed)
     counts = [count for count in range(4) if kinds[count] >= 0]

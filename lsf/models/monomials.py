@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lsf.electrostatics.backends import recording
+
 Pairs = tuple[Tensor, Tensor]
 
 
 def pair_products(rows: Tensor, pairs: Pairs) -> Tensor:
     """Return ``x_a(k) x_b(k)``, ``(n_pairs, …)`` of rows ``(n, …)``."""
-    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if torch.jit.is_tracing() or recording():  # type: ignore[attr-defined]
         return rows.index_select(0, pairs[0]) * rows.index_select(0, pairs[1])
     product: Tensor = _Square.apply(rows, pairs)
     return product

@@ -14,12 +14,12 @@ import lsf
 from lsf import cli
 from lsf.data.statistics import DataFacts
 from lsf.deploy.torchscript import METADATA_FILE, ScriptFile
-from lsf.electrostatics.boundary import METHODS, Electrostatics, plan_structure
+from lsf.electrostatics.boundary import METHODS, Electrostatics, kinds_by_periodicity, plan_structure
 from lsf.errors import ExportError, LsfError, ModelFileError
 from lsf.export import torchscript, verify
 from lsf.export.package import save_model
 from lsf.export.run import export_file, exporter
-from lsf.export.script_plan import ScriptPlanner, kinds_by_periodicity
+from lsf.export.script_plan import ScriptPlanner
 from lsf.export.torchscript import TorchScriptOptions, export_torchscript
 from lsf.models.build import build_model
 from lsf.models.derivatives import evaluate
@@ -30,9 +30,12 @@ from tests.models.helpers import boxed_water, salt_slab, triclinic_salt, water
 FACTS = DataFacts((1, 8, 11, 17), {1: -13.6, 8: -430.0, 11: -5.0, 17: -460.0}, 7.3, {"train": 4})
 
 
-def model_file(folder, boundary="realspace", model="LocalSplitCharges", more=""):
-    """Write a small untrained model."""
-    text = RECIPE.format(dtype="float64").replace('"realspace"', f'"{boundary}"')
+def model_file(folder, boundary="realspace", model="LocalSplitCharges", more="", degree=1):
+    """Write a small untrained model; ``more`` are lines of its [model] table."""
+    text = RECIPE.format(dtype="float64")
+    text = text.replace('"realspace"', f'"{boundary}"\nmultipoles_max_l = {degree}')
+    if "hidden_irreps" in more:
+        text = text.replace('hidden_irreps = "4x0e + 4x1o"\n', "")
     text = text.replace('"LocalSplitCharges"', f'"{model}"').replace("max_ell = 2", f"max_ell = 2\n{more}")
     keys = 'total_charge = "total_charge"\ntotal_spin = "total_spin"'
     text = text.replace('energy = "REF_energy"', f'energy = "REF_energy"\n{keys}')
@@ -51,10 +54,15 @@ def exported(folder, dtype=None, **settings):
     return loaded, path
 
 
+def batch(loaded, structures, settings=None):
+    """Return the graphs of structures."""
+    return verify.batch_of(loaded, structures, settings or loaded.recipe.electrostatics)
+
+
 def expected(loaded, structures, settings=None):
     """Evaluate in Python."""
-    batch = verify.batch_of(loaded, structures, settings or loaded.recipe.electrostatics)
-    return evaluate(loaded.model, batch, ("forces", "virial", "stress", "potential"))
+    graphs = batch(loaded, structures, settings)
+    return evaluate(loaded.model, graphs, ("forces", "virial", "stress", "potential"))
 
 
 def assert_equal(loaded, script, structures, tolerance=1e-11):
@@ -98,19 +106,13 @@ def test_the_file_gives_the_numbers_of_the_model(tmp_path, boundary):
     ],
 )
 def test_every_model_leaves_python(tmp_path, model, more):
-    if "hidden_irreps" in more:  # the text of the recipe has one already
-        more = more.split("\n")[0]
     loaded, path = exported(tmp_path, boundary="auto", model=model, more=more)
     assert_equal(loaded, ScriptFile(path), [triclinic_salt(4) * (1, 1, 2), water(2)])
 
 
 def test_quadrupoles_in_open_space_and_in_a_cell(tmp_path):
-    source = model_file(tmp_path, boundary="auto")
-    loaded = lsf.load(source)
-    text = RECIPE.format(dtype="float64").replace('"realspace"', '"auto"\nmultipoles_max_l = 2')
-    text = text.replace('"4x0e + 4x1o"', '"4x0e + 4x1o + 4x2e"')
-    recipe = read_recipe_text(text, "test")
-    loaded = lsf.load(save_model(build_model(recipe, FACTS), tmp_path / "q.safetensors", recipe, FACTS))
+    more = 'hidden_irreps = "4x0e + 4x1o + 4x2e"'
+    loaded = lsf.load(model_file(tmp_path, boundary="auto", more=more, degree=2))
     export_torchscript(loaded, tmp_path / "q.pt", TorchScriptOptions())
     assert_equal(loaded, ScriptFile(tmp_path / "q.pt"), [water(5), triclinic_salt(4), salt_slab()])
 

@@ -1,0 +1,276 @@
+"""A model as one graph of plain operations, derivatives included: what ONNX and AOTInductor start from.
+
+The graph is a function of flat tensors. Their sizes are symbols: one graph serves any number of atoms, edges,
+wave vectors and structures. It is recorded twice, from structures of other sizes, and both must be the same.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.fx.experimental import _config as fx_config
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from lsf.data.graph import GraphTensors, graph_tensors
+from lsf.electrostatics.boundary import KIND_OPEN, KIND_SLAB, REFUSED, CoulombPlan, kinds_by_periodicity
+from lsf.errors import ExportError
+from lsf.export.package import LoadedModel
+from lsf.export.prepare import prepared, treated_kinds
+from lsf.export.verify import batch_of, structure
+from lsf.models.derivatives import named_outputs
+from lsf.models.local_source import CoulombTerm, LocalSourceModel
+from lsf.models.strain import deform, inverse_volume
+
+SIZES: Final[dict[str, tuple[str | int, ...]]] = {
+    "positions": ("n_atoms", 3),
+    "cell": ("n_graphs", 3, 3),
+    "species": ("n_atoms",),
+    "present_species": ("n_present",),
+    "species_slots": ("n_present", "n_slots"),
+    "species_place": ("n_atoms",),
+    "edge_index": (2, "n_edges"),
+    "unit_shifts": ("n_edges", 3),
+    "neighbor_slots": ("n_atoms", "n_neighbors"),
+    "batch": ("n_atoms",),
+    "formal_charges": ("n_atoms",),
+    "external_field": ("n_graphs", 3),
+    "total_charge": ("n_graphs",),
+    "total_spin": ("n_graphs",),
+    "kind": ("n_graphs",),
+    "slab_axis": ("n_graphs",),
+    "slab_length": ("n_graphs",),
+    "k_triplets": ("n_k", 3),
+    "k_batch": ("n_k",),
+    "layer_pairs": ("n_layer", 2),
+    "layer_batch": ("n_layer",),
+    "open_pairs": (2, "n_pairs"),
+}
+"""Sizes of all tensors that may be inputs; see :class:`lsf.data.graph.GraphTensors` for what they are."""
+
+_aten = torch.ops.aten
+DECOMPOSED: Final = (
+    _aten.silu_backward,
+    _aten.tanh_backward,
+    _aten.sigmoid_backward,
+    _aten.embedding_dense_backward,
+    _aten.slice_backward,
+    _aten.select_backward,
+    _aten.rsub,
+    _aten.t,
+    _aten.addmm,
+    _aten.detach,
+)
+"""Operations that other programs lack, written out in more basic ones."""
+
+
+@attrs.frozen(eq=False)
+class FlatGraph:
+    """A recorded graph: ``module(*inputs)`` returns a tuple of outputs; ``sizes`` are those of inputs."""
+
+    module: GraphModule
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    examples: tuple[Tensor, ...]
+
+    @property
+    def sizes(self) -> dict[str, tuple[str | int, ...]]:
+        """Sizes of the inputs: numbers, and names of those that vary."""
+        return {name: SIZES[name] for name in self.inputs}
+
+
+class FlatModel(nn.Module):
+    """The model with forces, virial, stress and potential as a function of flat tensors.
+
+    ``inputs`` are the names of the tensors it takes, in order, out of :data:`SIZES`; ``outputs``, those of
+    what it returns, are known after a call. Units and signs as in :func:`lsf.models.derivatives.evaluate`.
+    """
+
+    def __init__(self, model: LocalSourceModel, kinds: set[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.kind = min(kinds)
+        left_out = _left_out(model, kinds) - {"slab_axis"}
+        self.inputs = tuple(name for name in SIZES if name not in left_out)
+        self.outputs: tuple[str, ...] = ()
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs in the order of ``outputs``."""
+        graph = _completed(dict(zip(self.inputs, tensors, strict=True)), self.kind)
+        positions = graph.positions.detach().requires_grad_(True)
+        strain = torch.zeros_like(graph.cell).requires_grad_(True)
+        moved, cell = deform(positions, graph.cell, graph.batch, strain)
+        charges = graph.formal_charges.detach().requires_grad_(True)
+        output = self.model(*graph._replace(positions=moved, cell=cell, formal_charges=charges))
+        named = named_outputs(output, graph)
+        density = output.density if output.density.requires_grad else charges
+        by_position, by_strain, by_density = torch.autograd.grad(
+            output.energy.sum(), [positions, strain, density], retain_graph=True, allow_unused=True
+        )
+        named["forces"] = _or_zeros(by_position, positions, -1.0)
+        named["virial"] = _or_zeros(by_strain, strain, -1.0)
+        named["stress"] = -named["virial"] * inverse_volume(graph.cell)[:, None, None]
+        named["potential"] = torch.zeros_like(charges)
+        if output.energy_coulomb.requires_grad and density is output.density:
+            # of the energy's derivative by the density, all but the Coulomb part stems from the field
+            (by_field,) = torch.autograd.grad(output.energy_field.sum(), [density], allow_unused=True)
+            named["potential"] = (_or_zeros(by_density, density) - _or_zeros(by_field, density))[:, 0]
+        self.outputs = tuple(named)
+        return tuple(value.detach() for value in named.values())
+
+
+def _or_zeros(gradient: Tensor | None, like: Tensor, sign: float = 1.0) -> Tensor:
+    return torch.zeros_like(like) if gradient is None else sign * gradient
+
+
+def _left_out(model: LocalSourceModel, kinds: set[int]) -> set[str]:
+    """Return the names of tensors that no structure of these kinds needs: they are no inputs."""
+    if not isinstance(model.coulomb, CoulombTerm):
+        return {*CoulombPlan._fields}
+    left_out: set[str] = set()
+    if KIND_OPEN not in kinds:
+        left_out.add("open_pairs")
+    if kinds == {KIND_OPEN}:
+        left_out |= {"k_triplets", "k_batch"}
+    if KIND_SLAB not in kinds or model.coulomb.settings.correction != "exact":
+        left_out |= {"slab_length", "layer_pairs", "layer_batch"}
+    return left_out | ({"kind"} if len(kinds) == 1 else set())
+
+
+def _completed(given: dict[str, Tensor], kind: int) -> GraphTensors:
+    """Return all tensors a model takes: lists that are no inputs are empty, and no structure is on a mesh."""
+    cell = given["cell"]
+    integers = torch.zeros_like(cell[:, 0, 0], dtype=torch.int64)
+    numbers = torch.zeros_like(cell[:, 0, 0])
+    triples = torch.zeros_like(cell[:, 0])
+    made = {
+        "kind": integers + kind,
+        "slab_length": numbers,
+        "k_triplets": _empty(0, 3),
+        "k_batch": _empty(0),
+        "layer_pairs": _empty(0, 2),
+        "layer_batch": _empty(0),
+        "open_pairs": _empty(2, 0),
+        "mesh_size": triples.to(torch.int64),
+        "mesh_order": integers,
+        "open_box": triples,
+        "truncation_radius": numbers,
+    }
+    return GraphTensors(*((made | given)[name] for name in GraphTensors._fields))
+
+
+def _empty(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.int64)
+
+
+def recorded(loaded: LoadedModel, dtype: torch.dtype) -> FlatGraph:
+    """Return the graph of a model with parameters of ``dtype``; positions and Coulomb part are float64.
+
+    Inputs that the model has no use for are left out. Raises :class:`lsf.errors.ExportError` where the graph
+    is not the same for structures of other sizes.
+    """
+    kinds = treated_kinds(loaded)
+    model = prepared(loaded.model).cpu().eval().set_dtype(dtype)
+    flat = FlatModel(model, set(kinds) - {REFUSED})
+    graphs = []
+    # the second one is the first one's check
+    for seed, sizes in ((1, (7, 5, 6, 4)), (2, (9, 8, 11, 6))):
+        examples = example_inputs(loaded, flat, sizes, seed)
+        graph = _without_unused(_record(flat, examples), flat, examples)
+        _check_sizes(graph, len(loaded.facts.species))
+        graphs.append(graph)
+    first, second = graphs
+    if not _same(first, second):
+        raise ExportError(
+            f"{loaded.path.name}: the model does other operations for structures of another size, which no "
+            "recorded graph can; TorchScript files can: --format torchscript"
+        )
+    return first
+
+
+def example_inputs(
+    loaded: LoadedModel, flat: FlatModel, sizes: tuple[int, ...], seed: int
+) -> tuple[Tensor, ...]:
+    """Return inputs from two random structures or more, of every kind.
+
+    All lists have two entries or more, since lists of none or one would be recorded as such.
+    """
+    boundary = loaded.recipe.electrostatics.boundary
+    # a model without charges sees no kinds, but its lists are made for those of its boundary method
+    counts = [count for count, kind in enumerate(kinds_by_periodicity(boundary)) if kind != REFUSED]
+    chosen = (counts * 2)[: max(2, len(counts))]
+    settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
+    for factor in (1, 4, 16, 64):
+        rng = np.random.default_rng(seed)
+        examples = [
+            structure(loaded, count, factor * size, rng) for count, size in zip(chosen, sizes, strict=False)
+        ]
+        known = loaded.facts.species
+        examples[0].numbers[: len(known)] = known[: len(examples[0])]  # present elements are a list, too
+        graph = graph_tensors(batch_of(loaded, examples, settings), flat.model.species)
+        tensors = tuple(getattr(graph, name) for name in flat.inputs)
+        if min(min(tensor.shape) for tensor in tensors) > 1 or len(known) == 1:
+            break
+    return tensors
+
+
+def _record(flat: FlatModel, examples: tuple[Tensor, ...]) -> GraphModule:
+    def call(*tensors: Tensor) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = flat(*tensors)
+        return outputs
+
+    table = torch._decomp.get_decompositions(DECOMPOSED)
+    # sizes that happen to be equal in the examples must not become one symbol
+    with fx_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+        record = make_fx(
+            call,
+            decomposition_table=table,  # type: ignore[arg-type]
+            tracing_mode="symbolic",
+            _allow_non_fake_inputs=True,
+        )
+        return record(*examples)
+
+
+def _check_sizes(graph: FlatGraph, n_species: int) -> None:
+    """Raise ExportError where a size that varies was recorded as a number, or as that of another list."""
+    symbols: dict[str, str] = {}
+    nodes = graph.module.graph.find_nodes(op="placeholder")
+    for name, node in zip(graph.inputs, nodes, strict=True):
+        for size, found in zip(SIZES[name], node.meta["val"].shape, strict=True):
+            symbol = str(found)
+            fixed = not isinstance(found, torch.SymInt) and not (size == "n_present" and n_species == 1)
+            if isinstance(size, str) and (fixed or symbols.setdefault(size, symbol) != symbol):
+                raise ExportError(f"{size} of {name} was recorded as {symbol}: the graph serves no other")
+    if len(set(symbols.values())) < len(symbols):
+        raise ExportError(f"sizes that differ were recorded as one: {symbols}")
+
+
+def _without_unused(module: GraphModule, flat: FlatModel, examples: tuple[Tensor, ...]) -> FlatGraph:
+    """Return the graph with those inputs alone that it makes use of."""
+    nodes = module.graph.find_nodes(op="placeholder")
+    used = [bool(node.users) for node in nodes]
+    for node in nodes:
+        if not node.users:
+            module.graph.erase_node(node)
+    module.recompile()
+    return FlatGraph(
+        module,
+        tuple(name for name, keep in zip(flat.inputs, used, strict=True) if keep),
+        flat.outputs,
+        tuple(tensor for tensor, keep in zip(examples, used, strict=True) if keep),
+    )
+
+
+def _same(first: FlatGraph, second: FlatGraph) -> bool:
+    """Return whether two graphs are the same, operations and constants."""
+    constants, others = first.module.state_dict(), second.module.state_dict()
+    return (
+        first.inputs == second.inputs
+        and first.module.code == second.module.code
+        and constants.keys() == others.keys()
+        and all(torch.equal(value, others[name]) for name, value in constants.items())
+    )
