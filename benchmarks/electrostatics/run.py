@@ -1,6 +1,6 @@
 """Speed and memory of the electrostatics against other libraries, at equal accuracy, on this machine.
 
-    python -m benchmarks.electrostatics.run [--quick] [--json FILE] [--plot FILE] [--fit]
+    python -m benchmarks.electrostatics.run [--quick] [--json FILE] [--plot FILE] [--fit] [--only PART …]
 
 One row per bar: what was measured, the bar, and whether it holds. The exit status is 1 when one falls
 short. The alternatives (requirements.txt) run in .venv-bench, made on the first call. Both sides of a row are
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
@@ -118,7 +119,8 @@ def against_gl(
         bench.row(f"{name}, memory of GL's", ratio, memory, at_least=False, detail=detail)
 
 
-def compare_with_gl(bench: Bench) -> None:
+def cells(bench: Bench) -> None:
+    """One periodic cell."""
     few = 2 if bench.quick else 3
     against_gl(bench, "100 atoms, forces", periodic(100, 1.5), 1.0, None, 5, 10)
     for sigma, forces, training in ((1.5, 4.0, 4.0), (0.8, 25.0, 15.0)):
@@ -128,16 +130,25 @@ def compare_with_gl(bench: Bench) -> None:
             )
     if not bench.quick:
         against_gl(bench, "5000 atoms, forces", periodic(5000, 1.5), 40.0, 1.0 / 30.0, 1, 1)
+
+
+def batches(bench: Bench) -> None:
+    """A batch of small periodic cells."""
+    few = 2 if bench.quick else 3
     for mode, bar in (("forces", 60.0), ("training", 55.0)):
         task = periodic(100, 1.5, mode, n_structures=16)
         against_gl(bench, f"16 x 100 atoms, {mode}", task, bar, 1.0 / 8.0, few, 2)
+
+
+def open_clusters(bench: Bench) -> None:
+    """Clusters without a cell: exact against a box with a correction."""
     for n_atoms, bar in ((200, 25.0), (1000, 12.0))[: 1 if bench.quick else 2]:
-        task = {**periodic(n_atoms, 1.5), "work": "open"}
+        task = {**periodic(n_atoms, 1.5), "work": "open", "repeats": 10}
         tasks = {
             OURS: {**task, "options": {"mesh_accuracy": 1e-7}},
             GL: {**task, "options": EXACT_GL, "repeats": 1},
         }
-        found = bench.alternate(tasks, few if n_atoms < 500 else 1)
+        found = bench.alternate(tasks, 5 if n_atoms < 500 else 1)
         exact = bench.ours({**task, "options": CONVERGED}, 1)["forces"]
         ours, theirs = found[OURS], found[GL]
         detail = (
@@ -148,7 +159,8 @@ def compare_with_gl(bench: Bench) -> None:
         bench.row(f"open, {n_atoms} atoms, times GL", ratio, bar, at_least=True, detail=detail)
 
 
-def compare_with_pme(bench: Bench) -> None:
+def mesh_charges(bench: Bench) -> None:
+    """Charges on a mesh, against torch-pme."""
     n_atoms = 5000 if bench.quick else 20000
     task = periodic(n_atoms, 1.5, degree=0)
     tasks = {
@@ -172,6 +184,7 @@ def compare_with_pme(bench: Bench) -> None:
 
 
 def direct_rate(bench: Bench) -> None:
+    """How near the exact sums come to the machine's matrix products."""
     n_atoms = 5000 if bench.quick else 20000
     task = periodic(n_atoms, 1.5, options={**cutoff(4.16, 1), "backend": "direct"})
     rates, seconds = [], []
@@ -186,6 +199,7 @@ def direct_rate(bench: Bench) -> None:
 
 
 def scaling(bench: Bench) -> None:
+    """How time and memory of the mesh grow."""
     sizes = (1000, 10_000, 100_000) if bench.quick else (1000, 10_000, 100_000, 1_000_000)
     curve = []
     for n_atoms in sizes:
@@ -281,10 +295,17 @@ def plot(bench: Bench, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+PARTS: Final[dict[str, Callable[[Bench], None]]] = {
+    part.__name__: part
+    for part in (cells, batches, open_clusters, mesh_charges, direct_rate, scaling, automatic)
+}
+
+
 def main() -> int:
     parser = arguments((__doc__ or "").splitlines()[0])
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw times and memory here")
     parser.add_argument("--fit", action="store_true", help="print the constants of the cost model and stop")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     chosen = parser.parse_args()
     console = Console()
     bench = Bench(console, chosen.quick)
@@ -292,8 +313,8 @@ def main() -> int:
         if chosen.fit:
             fit(bench)
             return 0
-        for section in (compare_with_gl, compare_with_pme, direct_rate, scaling, automatic):
-            section(bench)
+        for name in chosen.only:
+            PARTS[name](bench)
     finally:
         bench.close()
     if chosen.plot is not None:

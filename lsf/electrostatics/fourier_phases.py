@@ -6,12 +6,14 @@ With :math:`\theta_{jn} = 2\pi\, n \cdot s_j` and W = (cos θ, sin θ),
 
 is one product of the moments with W, times a polynomial in n, and the transposed sum one product of the
 amplitudes times the polynomial with W. More operations than :mod:`lsf.electrostatics.fourier_blocks` needs,
-in far fewer calls: what counts as long as W is small.
+in far fewer calls: what counts as long as W is small. W itself is made of products of the phases along each
+axis, n = (h, k, l): cosines and sines are taken of the axes' alone.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -20,12 +22,16 @@ from torch import Tensor
 
 from lsf.electrostatics.fourier_layout import remembered
 from lsf.electrostatics.multipoles import monomials
+from lsf.scratch import Pool, kept_scratch
 
 STRUCTURE_TERMS: Final = 2**17
 """Structures with more terms (atoms times wave vectors) than this are left to blocks."""
 
 BATCH_TERMS: Final = 2**20
 """So are batches with more padded terms: W holds two float64 of each (16 MB)."""
+
+CHUNK_ELEMENTS = 2**17
+"""Phases made at a time, some structures: five arrays of this size are kept (5 MB)."""
 
 _SIGNS: Final = (1.0, -1.0, -1.0, 1.0)
 """Sign, by degree modulo four, of ``(-i)^degree`` with its i taken into the choice of cosine and sine."""
@@ -35,11 +41,20 @@ class PhaseLayout:
     """Which atoms and wave vectors belong together, padded; nothing here depends on a coordinate.
 
     ``atoms`` [a, j] and ``waves`` [a, n] are rows of the batch, one past the last where padded, and None for
-    a single structure; ``turned`` [a, n, 3] float64 is 2π n, zero where padded.
+    a single structure; ``triplets`` [a, n, 3] int64, zero where padded.
     """
 
-    def __init__(self, atoms: Tensor | None, waves: Tensor | None, turned: Tensor) -> None:
-        self.atoms, self.waves, self.turned = atoms, waves, turned
+    def __init__(self, atoms: Tensor | None, waves: Tensor | None, triplets: Tensor) -> None:
+        self.atoms, self.waves = atoms, waves
+        self.turned = (2.0 * math.pi) * triplets.double()
+        flat = triplets.flatten(0, 1)
+        low, high = ([0] * 3, [0] * 3) if not len(flat) else (flat.amin(0).tolist(), flat.amax(0).tolist())
+        self.axes = [
+            (2.0 * math.pi) * torch.arange(first, last + 1, dtype=torch.float64, device=flat.device)
+            for first, last in zip(low, high, strict=True)
+        ]
+        h, k, l = (triplets - torch.tensor(low, device=flat.device)).unbind(2)  # noqa: E741 - Miller index
+        self.columns, self.rows = h * len(self.axes[1]) + k, l
         self._polynomials: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def polynomials(self, degree: int, dtype: torch.dtype) -> Tensor:
@@ -63,18 +78,59 @@ def _parities(degree: int, dtype: torch.dtype, device: torch.device) -> tuple[Te
     return parity, torch.stack([parity == 0, parity == 1]).to(dtype)
 
 
+_pool: Final = Pool()  # fresh pages would cost as much as all cosines and sines
+
+
 class PhasePair:
     """The sums over one batch, :class:`lsf.electrostatics.backends.AdjointPair`."""
 
-    def __init__(self, n_atoms: int, n_k: int, layout: PhaseLayout, phases: Tensor) -> None:
+    def __init__(self, n_atoms: int, layout: PhaseLayout, n_k: int, dtype: torch.dtype) -> None:
         self.n_atoms, self.n_k = n_atoms, n_k
-        self._layout, self._phases = layout, phases  # [a, j, (t, n)]
+        self._layout = layout
+        n_structures, n_waves, _ = layout.turned.shape
+        width = n_atoms if layout.atoms is None else layout.atoms.shape[1]
+        size = n_structures * 2 * n_waves * width
+        self._memory = _pool.take(layout.turned.new_empty(0, dtype=dtype), size)
+        self._phases = self._memory[:size].view(n_structures, 2, n_waves, width)  # [a, t, n, j]
+
+    def __del__(self) -> None:
+        _pool.give_back(self._memory)
+
+    def fill(self, reduced: Tensor) -> None:
+        """Make the phases of atoms at ``reduced`` [a, j, 3] float64."""
+        layout = self._layout
+        x, y, z = (
+            _turned(steps[:, None] * reduced[:, None, :, axis]) for axis, steps in enumerate(layout.axes)
+        )  # cosines and sines [a, h, j]
+        scratch = kept_scratch("phases", reduced)
+        n_columns, n_rows = len(layout.axes[0]) * len(layout.axes[1]), len(layout.axes[2])
+        n_waves, n_atoms = self._phases.shape[2:]
+        step = max(1, CHUNK_ELEMENTS // (n_waves * n_atoms))  # what stays in cache
+        for start in range(0, len(reduced), step):
+            chosen = slice(start, start + step)
+            out = self._phases[chosen].transpose(0, 1)  # [t, a, n, j]
+            shape = out.shape[1:]
+            first, second = [part[chosen, :, None] for part in x], [part[chosen, None] for part in y]
+            plane = scratch("plane", 2, shape[0], len(layout.axes[0]), len(layout.axes[1]), n_atoms)
+            _product(first, second, plane)
+            tables = (*plane.view(2, -1, n_atoms), *(part[chosen].flatten(0, 1) for part in z))
+            graphs = torch.arange(shape[0], device=out.device)[:, None]
+            column = (layout.columns[chosen] + graphs * n_columns).flatten()
+            row = (layout.rows[chosen] + graphs * n_rows).flatten()
+            factors = [
+                torch.index_select(table, 0, place, out=scratch(str(n), len(place), n_atoms)).view(shape)
+                for n, (table, place) in enumerate(zip(tables, (column, column, row, row), strict=True))
+            ]
+            exact = out if out.dtype == reduced.dtype else scratch("out", *out.shape)
+            _product(factors[:2], factors[2:], exact)
+            if exact is not out:
+                out.copy_(exact)
 
     def sum(self, moments: Tensor, degree: int) -> Tensor:
         """Return type 1, (n_k, 2)."""
-        padded = _padded(moments, self._layout.atoms)
-        summed = torch.bmm(padded.transpose(1, 2), self._phases).unflatten(2, (2, -1))  # [a, c, t, n]
-        summed = summed * self._layout.polynomials(degree, moments.dtype)[:, :, None]
+        padded = _padded(moments, self._layout.atoms).transpose(1, 2).contiguous()
+        summed = torch.bmm(padded, self._phases.flatten(1, 2).transpose(1, 2))
+        summed = summed.unflatten(2, (2, -1)) * self._layout.polynomials(degree, moments.dtype)[:, :, None]
         by_parity = _parities(degree, moments.dtype, moments.device)[1] @ summed.flatten(2)
         even, odd = by_parity.unflatten(2, (2, -1)).unbind(1)
         values = torch.stack([even[:, 0] + odd[:, 1], odd[:, 0] - even[:, 1]], -1)
@@ -89,8 +145,7 @@ class PhasePair:
         parity = _parities(degree, amplitudes.dtype, amplitudes.device)[0]
         polynomials = self._layout.polynomials(degree, amplitudes.dtype)
         weights = sources.index_select(1, parity) * polynomials[:, :, None]
-        # few rows times many columns: half the time of the transposed product
-        gathered = torch.bmm(weights.flatten(2), self._phases.transpose(1, 2)).transpose(1, 2)
+        gathered = torch.bmm(weights.flatten(2), self._phases.flatten(1, 2)).transpose(1, 2)
         return _unpadded(gathered, self._layout.atoms, self.n_atoms)
 
 
@@ -108,17 +163,24 @@ def _unpadded(values: Tensor, rows: Tensor | None, n_rows: int) -> Tensor:
     return result[:-1]
 
 
+def _product(first: Sequence[Tensor], second: Sequence[Tensor], out: Tensor) -> Tensor:
+    """Write cosine and sine of the sum of two angles to ``out``, from the cosine and sine of each."""
+    torch.mul(first[0], second[0], out=out[0]).addcmul_(first[1], second[1], value=-1.0)
+    torch.mul(first[0], second[1], out=out[1]).addcmul_(first[1], second[0])
+    return out
+
+
+def _turned(angles: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.cos(angles), torch.sin(angles)
+
+
 @torch.no_grad()
 def arrange(fractional: Tensor, layout: PhaseLayout, n_k: int) -> PhasePair:
     """Return the pair of a layout's atoms at ``fractional`` (n_atoms, 3)."""
+    pair = PhasePair(len(fractional), layout, n_k, fractional.dtype)
     reduced = fractional.double()
-    reduced = _padded(reduced - reduced.round(), layout.atoms)
-    phases = reduced.new_empty(*reduced.shape[:2], 2, layout.turned.shape[1])
-    for positions, turned, out in zip(reduced, layout.turned, phases, strict=True):
-        angles = positions @ turned.T  # of one structure at a time: they stay in cache
-        torch.cos(angles, out=out[:, 0])
-        torch.sin(angles, out=out[:, 1])
-    return PhasePair(len(fractional), n_k, layout, phases.flatten(2).to(fractional.dtype))
+    pair.fill(_padded(reduced - reduced.round(), layout.atoms))
+    return pair
 
 
 @remembered
@@ -127,17 +189,22 @@ def phase_layout(batch: Tensor, k_triplets: Tensor, k_batch: Tensor, n_graphs: i
 
     Arguments as those of :class:`lsf.electrostatics.backends.Arrange`.
     """
-    turned = (2.0 * math.pi) * k_triplets.double()
     if n_graphs == 1:
         small = len(batch) * len(k_batch) <= STRUCTURE_TERMS
-        return PhaseLayout(None, None, turned[None]) if small else None
+        return _sparing(PhaseLayout(None, None, k_triplets[None])) if small else None
     n_atoms, n_waves = (torch.bincount(owner, minlength=n_graphs) for owner in (batch, k_batch))
     chosen = (n_waves > 0).nonzero()[:, 0]
     atoms, waves = _rows(n_atoms, chosen), _rows(n_waves, chosen)
     terms = atoms.shape[1] * waves.shape[1]
     if terms > STRUCTURE_TERMS or terms * len(chosen) > BATCH_TERMS:
         return None
-    return PhaseLayout(atoms, waves, _padded(turned, waves))
+    return _sparing(PhaseLayout(atoms, waves, _padded(k_triplets, waves)))
+
+
+def _sparing(layout: PhaseLayout) -> PhaseLayout | None:
+    """Return the layout, None where its cells are so unlike that the tables would exceed the phases."""
+    columns = len(layout.axes[0]) * len(layout.axes[1])
+    return layout if columns <= 2 * layout.turned.shape[1] + 16 else None
 
 
 def _rows(counts: Tensor, chosen: Tensor) -> Tensor:

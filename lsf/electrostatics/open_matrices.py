@@ -3,15 +3,19 @@ r"""Pair energies of small open structures as matrices over all atoms, without a
 Every scalar a pair's energy is made of is a sum of products of one factor per atom, for instance
 :math:`p_i \cdot (r_i - r_j) = p_i \cdot r_i - p_i \cdot r_j`. Whole matrices of them are matrix products, and
 what belongs to j is the transpose of what belongs to i. The smeared kernel is smooth in r², so that nothing
-is lost where these differences cancel.
+is lost where these differences cancel. Of charges and dipoles, first derivatives are made together with the
+energy; what is to be differentiated again is made anew from operations that autograd knows.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.multipoles import dipoles, max_degree, quadrupoles, self_energies
+from lsf.electrostatics.multipoles import dipoles, max_degree, quadrupoles, self_energies, stored_dipoles
+from lsf.electrostatics.open_derivatives import first_derivatives
 from lsf.electrostatics.open_pairs import open_blocks
 from lsf.electrostatics.realspace import kernels
 from lsf.units import COULOMB_CONSTANT
@@ -39,16 +43,44 @@ def open_matrix_energy(
         values = padded[block.atoms]
         inside = (block.atoms < len(batch)).to(values.dtype)[..., None]
         centre = values[..., :3].detach().sum(1, keepdim=True) / inside.sum(1, keepdim=True)
-        summed = _block_energy(
-            (values[..., :3] - centre) * inside, values[..., 3:], smearing_width, block.atoms.shape[1]
-        )
+        centred = (values[..., :3] - centre) * inside
+        if columns.shape[1] <= 7:
+            summed = _FirstOrder.apply(centred, values[..., 3:], smearing_width)  # type: ignore[no-untyped-call]
+        else:
+            summed = _block_energy(centred, values[..., 3:], smearing_width)
         energies = energies.index_add(0, batch[block.atoms[:, 0]], summed)
     return energies
 
 
-def _block_energy(positions: Tensor, coefficients: Tensor, smearing_width: float, n_atoms: int) -> Tensor:
+class _FirstOrder(torch.autograd.Function):
+    """:func:`_block_energy` of charges and dipoles, its first derivatives with it, others by autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, positions: Tensor, coefficients: Tensor, smearing_width: float) -> Tensor:
+        p = dipoles(coefficients.flatten(0, 1)).reshape(positions.shape)
+        found = first_derivatives(coefficients[..., 0], p, positions, smearing_width)
+        by_moment = torch.cat([found.by_charge[..., None], stored_dipoles(found.by_dipole)], 2)
+        by_coefficient = by_moment[..., : coefficients.shape[2]]
+        ctx.save_for_backward(positions, coefficients, found.by_position, by_coefficient)
+        ctx.smearing_width = smearing_width
+        return COULOMB_CONSTANT * found.energies
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        positions, coefficients, *derivatives = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            energies = _block_energy(positions, coefficients, ctx.smearing_width)
+            by_position, by_coefficient = torch.autograd.grad(
+                energies, [positions, coefficients], gradient, create_graph=True
+            )
+            return by_position, by_coefficient, None
+        scale = COULOMB_CONSTANT * gradient[:, None, None]
+        return scale * derivatives[0], scale * derivatives[1], None
+
+
+def _block_energy(positions: Tensor, coefficients: Tensor, smearing_width: float) -> Tensor:
     """Return the energies (n_structures,) [eV] of positions [a, i, 3] and coefficients [a, i, (L+1)²]."""
-    n_structures = len(positions)
+    n_structures, n_atoms, _ = positions.shape
     degree = max_degree(coefficients[0])
     squares = positions.square().sum(-1)
     transposed = positions.transpose(1, 2)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lsf.electrostatics.multipoles import dipoles, max_degree, quadrupoles
+from lsf.scratch import kept_scratch
 from lsf.units import COULOMB_CONSTANT
 
 TABLE_END: Final = 128.0
@@ -29,26 +30,59 @@ BOYS_CHUNK: Final = 2**16
 """Arguments worked on at a time: some twelve arrays of this size are alive (6 MB)."""
 
 
-def boys(x: Tensor, n_max: int) -> Tensor:
+def boys(x: Tensor, n_max: int, out: Tensor | None = None) -> Tensor:
     """Return Boys functions of orders 0 … n_max, (n_max + 1, n) for ``x`` (n,) >= 0, to relative 1e-14.
 
-    The highest order is a Taylor series about the nearest point of a table, since F_n' = -F_(n+1), and
-    beyond the table Γ(n + 1/2) / 2 x^(n + 1/2), whose complement is below 1e-38 there. The lower ones
-    follow by the stable downward recursion. T. Helgaker, P. Jørgensen, J. Olsen, Molecular
-    Electronic-Structure Theory, sections 9.8.2 and 9.8.3.
+    Far arguments go upward from the error function. Near ones, where this cancels, go downward from the
+    highest order: a Taylor series about the nearest point of a table, since F_n' = -F_(n+1). T. Helgaker,
+    P. Jørgensen, J. Olsen, Molecular Electronic-Structure Theory, sections 9.8.2 and 9.8.3.
     """
-    result = x.new_empty(n_max + 1, len(x))
-    table = taylor_table(n_max, x.dtype, x.device)
+    result = x.new_empty(n_max + 1, len(x)) if out is None else out
     for part, values in zip(x.split(BOYS_CHUNK), result.split(BOYS_CHUNK, 1), strict=True):
-        _highest_order(part, n_max, table, values[-1])
-        decay, twice = torch.exp(-part), 2.0 * part
-        for n in range(n_max - 1, -1, -1):
-            torch.addcmul(decay, twice, values[n + 1], out=values[n]).mul_(1.0 / (2 * n + 1))
+        near = (part < _upward_from(n_max)).nonzero()[:, 0]
+        if 2 * len(near) > len(part):
+            _downward(part, values)
+        else:
+            _upward(part, values)
+            if len(near):
+                few = values.new_empty(n_max + 1, len(near))
+                _downward(part[near], few)
+                values[:, near] = few
     return result
 
 
+def _upward_from(n_max: int) -> float:
+    """Return where upward recursion loses less than two digits of F_n_max: eps (2n-1)!!/(2x)^n F_0/F_n."""
+    return max(1.0, 0.5 * (n_max - 1))
+
+
+def _upward(x: Tensor, out: Tensor) -> None:
+    """Write F_0 … to ``out``: F_(n+1) = ((2n+1) F_n - e^-x) / 2x; infinite at x = 0."""
+    scratch = kept_scratch("boys", x)
+    root, decay = scratch("root", len(x)), scratch("decay", len(x))
+    torch.sqrt(x, out=root)
+    torch.erf(root, out=out[0]).div_(root).mul_(0.5 * math.sqrt(math.pi))
+    if len(out) > 1:
+        torch.neg(x, out=decay).exp_()
+        half = torch.reciprocal(x, out=root).mul_(-0.5)
+        for n in range(len(out) - 1):
+            torch.sub(decay, out[n], alpha=2 * n + 1, out=out[n + 1]).mul_(half)
+
+
+def _downward(x: Tensor, out: Tensor) -> None:
+    """Write F_0 … to ``out``: F_n = (e^-x + 2x F_(n+1)) / (2n+1)."""
+    n_max = len(out) - 1
+    _highest_order(x, n_max, taylor_table(n_max, x.dtype, x.device), out[-1])
+    decay, twice = torch.exp(-x), 2.0 * x
+    for n in range(n_max - 1, -1, -1):
+        torch.addcmul(decay, twice, out[n + 1], out=out[n]).mul_(1.0 / (2 * n + 1))
+
+
 def _highest_order(x: Tensor, n_max: int, table: Tensor, out: Tensor) -> None:
-    """Write F_n_max to ``out`` (n,)."""
+    """Write F_n_max to ``out`` (n,).
+
+    Beyond the table it is Γ(n + 1/2) / 2 x^(n + 1/2), whose complement is below 1e-38 there.
+    """
     inside = x.clamp(max=TABLE_END)
     place = (inside * TABLE_STEPS).round_()
     terms = table.index_select(0, place.to(torch.int64))
@@ -86,11 +120,13 @@ def taylor_table(n_max: int, dtype: torch.dtype, device: torch.device) -> Tensor
     return torch.stack(columns, 1).to(dtype=dtype, device=device)
 
 
-def kernel_values(squared: Tensor, smearing_width: float, n_max: int) -> Tensor:
+def kernel_values(squared: Tensor, smearing_width: float, n_max: int, out: Tensor | None = None) -> Tensor:
     """Return g_0 … g_n_max, (n_max + 1, n_pairs), of squared distances, as plain numbers."""
     a = 0.5 / smearing_width
-    scales = [2.0 * a / math.sqrt(math.pi) * (-2.0 * a * a) ** n for n in range(n_max + 1)]
-    return boys(a * a * squared, n_max).mul_(squared.new_tensor(scales)[:, None])
+    values = boys(a * a * squared, n_max, out)
+    for n, value in enumerate(values):
+        value.mul_(2.0 * a / math.sqrt(math.pi) * (-2.0 * a * a) ** n)
+    return values
 
 
 class _Kernels(torch.autograd.Function):

@@ -7,7 +7,6 @@ block is small enough that everything computed on its edges stays in the process
 
 from __future__ import annotations
 
-import math
 from typing import Final, NamedTuple
 
 import torch
@@ -34,22 +33,6 @@ class Block(NamedTuple):
     def slots(self) -> slice:
         """Slots of the block."""
         return slice(self.slot, self.slot + self.n_atoms * self.width)
-
-
-class Scratch:
-    """Memory for the intermediates of one block, used again by the next one."""
-
-    def __init__(self, like: Tensor) -> None:
-        self._like = like
-        self._held: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, *shape: int) -> Tensor:
-        """Return memory of that shape, with what the last use of the name left in it."""
-        size = math.prod(shape)
-        held = self._held.get(name)
-        if held is None or held.numel() < size:
-            held = self._held[name] = self._like.new_empty(size)
-        return held[:size].view(shape)
 
 
 class EdgeBlocks:

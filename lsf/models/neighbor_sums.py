@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.models.blocks import Block, EdgeBlocks, Scratch
+from lsf.models.blocks import Block, EdgeBlocks
 from lsf.models.moments import Inputs, Moments
+from lsf.scratch import Scratch
 
 
 class Group(NamedTuple):

@@ -154,6 +154,33 @@ def test_large_and_uneven_batches_are_left_to_blocks(monkeypatch: pytest.MonkeyP
     assert fourier_phases.phase_layout(BATCH, TRIPLETS.clone(), K_BATCH, 3) is None
 
 
+def test_unlike_cells_are_left_to_blocks() -> None:
+    """Waves along h in one structure, along k in the other: tables of all (h, k) would be far larger."""
+    steps = torch.arange(1, 31)
+    nothing = torch.zeros_like(steps)
+    along = [torch.stack([steps, nothing, nothing], 1), torch.stack([nothing, steps, nothing], 1)]
+    batch, k_batch = torch.tensor([0, 1]), torch.arange(2).repeat_interleave(30)
+    assert fourier_phases.phase_layout(batch, torch.cat(along), k_batch, 2) is None
+    assert fourier_phases.phase_layout(batch, torch.cat(along[:1] * 2), k_batch, 2) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_memory_of_phases_is_lent_to_one_pair_at_a_time(dtype: torch.dtype) -> None:
+    """Two arrangements that live together, and one after the first is gone, equal fresh ones."""
+    waves = (BATCH, TRIPLETS, K_BATCH, 3)
+    places = [random(seed, len(BATCH), 3).to(dtype) for seed in (1, 2, 3)]
+    moments = random(4, len(BATCH), 4).to(dtype)
+    expected = [fourier_blocks.arrange(place, *waves).sum(moments, 1) for place in places]
+    first, second = (arrange_phases(place, *waves) for place in places[:2])
+    found = [first.sum(moments, 1), second.sum(moments, 1)]
+    del first
+    third = arrange_phases(places[2], *waves)
+    found += [third.sum(moments, 1), second.sum(moments, 1)]
+    tolerance = 1e-11 if dtype == torch.float64 else 1e-3  # sums of some ten terms up to 1e2
+    for one, other in zip(found, [*expected, expected[1]], strict=True):
+        torch.testing.assert_close(one, other, rtol=0.0, atol=tolerance)
+
+
 def layer_plan() -> tuple[CoulombPlan, LayerGrid]:
     pairs = torch.tensor([[0, 1], [1, -1], [1, 0], [2, 1]])
     empty = torch.zeros(0, dtype=torch.int64)
@@ -214,6 +241,8 @@ def test_boys_functions_match_the_incomplete_gamma_function() -> None:
         expected = torch.exp(torch.lgamma(order)) * torch.special.gammainc(order, x) / (2.0 * x**order)
         # the reference itself is good to 1e-12 here
         torch.testing.assert_close(found[n], expected, rtol=2e-12, atol=0.0)
+    # where most arguments are small, all go downward; else most of them went upward
+    torch.testing.assert_close(boys(x[x < 6.0], 8), found[:, x < 6.0], rtol=3e-14, atol=0.0)
     at_zero = torch.tensor([1.0 / (2 * n + 1) for n in range(9)], dtype=torch.float64)
     torch.testing.assert_close(boys(torch.zeros(1).double(), 8)[:, 0], at_zero, rtol=1e-15, atol=0.0)
 
