@@ -7,18 +7,19 @@ formula. Nothing here looks at other structures, so an energy never depends on i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import attrs
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lsf.electrostatics import lists, mesh_plan
 from lsf.electrostatics.cell_checks import check_cell, check_cube, check_plane, check_vacuum, volume_fraction
 from lsf.errors import BoundaryError, did_you_mean
 from lsf.options import between, one_of, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KIND_OPEN: Final = 0
 KIND_PERIODIC: Final = 1
@@ -297,6 +298,17 @@ def plan_outline(
     settings: Electrostatics, outline: Outline, previous: mesh_plan.Mesh = mesh_plan.NO_MESH
 ) -> CoulombPlan:
     """Return the lists of a structure with this outline; the ``previous`` mesh is kept while it is fit."""
+    # here, not above: exported models make their plans without torch
+    import torch
+
+    arrays = plan_arrays(settings, outline, previous)
+    return CoulombPlan(**{name: torch.from_numpy(values) for name, values in arrays.items()})
+
+
+def plan_arrays(
+    settings: Electrostatics, outline: Outline, previous: mesh_plan.Mesh = mesh_plan.NO_MESH
+) -> dict[str, NDArray[Any]]:
+    """Return the same lists as arrays, by the names of :class:`CoulombPlan`."""
     triplets = np.zeros((0, 3), dtype=np.int64)
     layers = np.zeros((0, 2), dtype=np.int64)
     pairs = np.zeros((2, 0), dtype=np.int64)
@@ -317,20 +329,20 @@ def plan_outline(
             # the least gap, not the present one: the list must not follow every move of an atom
             gap = SLAB_GAP * settings.smearing_width
             layers = lists.layer_half_plane(cell, outline.slab_axis, gap)
-    return CoulombPlan(
-        kind=torch.tensor([outline.kind], dtype=torch.int64),
-        slab_axis=torch.tensor([outline.slab_axis], dtype=torch.int64),
-        slab_length=torch.tensor([outline.slab_length], dtype=torch.float64),
-        k_triplets=torch.from_numpy(triplets),
-        k_batch=torch.zeros(len(triplets), dtype=torch.int64),
-        layer_pairs=torch.from_numpy(layers),
-        layer_batch=torch.zeros(len(layers), dtype=torch.int64),
-        open_pairs=torch.from_numpy(pairs),
-        mesh_size=torch.tensor([mesh.size], dtype=torch.int64),
-        mesh_order=torch.tensor([mesh.order], dtype=torch.int64),
-        open_box=torch.from_numpy(box[None]),
-        truncation_radius=torch.tensor([radius], dtype=torch.float64),
-    )
+    return {
+        "kind": np.array([outline.kind], dtype=np.int64),
+        "slab_axis": np.array([outline.slab_axis], dtype=np.int64),
+        "slab_length": np.array([outline.slab_length], dtype=np.float64),
+        "k_triplets": triplets,
+        "k_batch": np.zeros(len(triplets), dtype=np.int64),
+        "layer_pairs": layers,
+        "layer_batch": np.zeros(len(layers), dtype=np.int64),
+        "open_pairs": pairs,
+        "mesh_size": np.array([mesh.size], dtype=np.int64),
+        "mesh_order": np.array([mesh.order], dtype=np.int64),
+        "open_box": box[None],
+        "truncation_radius": np.array([radius], dtype=np.float64),
+    }
 
 
 def mesh_request(settings: Electrostatics) -> mesh_plan.MeshRequest:

@@ -69,9 +69,8 @@ def layer_energy(
 
 
 def _centre_and_half_extent(height: Tensor, batch: Tensor, n_graphs: int) -> tuple[Tensor, Tensor]:
-    start = height.new_zeros(n_graphs)
-    highest = start.scatter_reduce(0, batch, height, "amax", include_self=False)
-    lowest = start.scatter_reduce(0, batch, height, "amin", include_self=False)
+    highest = height.new_full((n_graphs,), -math.inf).scatter_reduce(0, batch, height, "amax")
+    lowest = height.new_full((n_graphs,), math.inf).scatter_reduce(0, batch, height, "amin")
     return 0.5 * (highest + lowest), 0.5 * (highest - lowest)
 
 

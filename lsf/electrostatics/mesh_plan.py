@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lsf.electrostatics.mesh_splines import ORDERS, friendly_sizes, largest_spacing, relative_force_error
+from lsf.electrostatics.mesh_errors import ORDERS, friendly_sizes, largest_spacing, relative_force_error
 
 FloatArray = NDArray[np.float64]
 

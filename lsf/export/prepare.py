@@ -38,6 +38,7 @@ def described(loaded: LoadedModel, dtype: torch.dtype) -> dict[str, Any]:
     """Return the metadata of a file: what a program must know to use it."""
     settings, options = loaded.recipe.electrostatics, loaded.recipe.model.options
     has_charges = not isinstance(loaded.model.source, NoSource)
+    allowed = getattr(options, "oxidation_range", None)
     return {
         "lsf_version": lsf.__version__,
         "torch_version": str(torch.__version__),
@@ -51,6 +52,7 @@ def described(loaded: LoadedModel, dtype: torch.dtype) -> dict[str, Any]:
         "periodic_directions": [n for n, kind in enumerate(treated_kinds(loaded)) if kind >= 0],
         "electrostatics": attrs.asdict(settings) if has_charges else None,
         "formal_charges": options.formal_charge_rule(),
+        "formal_charge_range": list(allowed) if allowed is not None else None,
         "sees_total_charge": options.total_charge_embedding,
         "sees_total_spin": options.total_spin_embedding,
         "unwrapped_positions": has_charges,

@@ -28,7 +28,7 @@ from lsf.export.package import LoadedModel
 from lsf.export.prepare import described, prepared, treated_kinds
 from lsf.export.script_model import BY_ELEMENT, NO_CHARGES, PER_ATOM, ScriptModel
 from lsf.export.script_plan import ScriptPlanner
-from lsf.export.verify import TOLERANCES, batch_of, compare, structures
+from lsf.export.verify import TOLERANCES, agreement, batch_of, compare, structures
 from lsf.files import replacing
 from lsf.models.derivatives import evaluate, named_outputs
 from lsf.models.local_source import LocalSourceModel
@@ -86,12 +86,6 @@ def export_torchscript(loaded: LoadedModel, path: Path, options: TorchScriptOpti
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return agreement(metadata["verified"])
-
-
-def agreement(verified: dict[str, Any]) -> str:
-    """Return one line about a verification."""
-    name, error = max(verified["largest_relative_difference"].items(), key=lambda item: item[1])
-    return f"agrees with the model on {verified['structures']} structures to {error:.0e} ({name})"
 
 
 def _archive(script: Any, metadata: dict[str, Any]) -> bytes:

@@ -116,3 +116,9 @@ def compare(
                 f"expected at most {tolerance:.0e}: nothing was written"
             )
     return errors
+
+
+def agreement(verified: dict[str, Any]) -> str:
+    """Return one line about a verification."""
+    name, error = max(verified["largest_relative_difference"].items(), key=lambda item: item[1])
+    return f"agrees with the model on {verified['structures']} structures to {error:.0e} ({name})"

@@ -17,7 +17,8 @@ from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.fourier import fourier_gather, fourier_sum
 from lsf.electrostatics.fourier_blocks import arrange as arrange_direct
 from lsf.electrostatics.mesh import arrange
-from lsf.electrostatics.mesh_splines import ORDERS, friendly_sizes, relative_force_error, spline_values
+from lsf.electrostatics.mesh_errors import ORDERS, friendly_sizes, relative_force_error
+from lsf.electrostatics.mesh_splines import spline_values
 from lsf.electrostatics.multipoles import monomials
 from lsf.electrostatics.plan_cache import PlanCache
 
