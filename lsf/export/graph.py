@@ -114,7 +114,7 @@ class FlatModel(nn.Module):
         named["forces"] = _or_zeros(by_position, positions, -1.0)
         named["virial"] = _or_zeros(by_strain, strain, -1.0)
         named["stress"] = -named["virial"] * inverse_volume(graph.cell)[:, None, None]
-        named["potential"] = torch.zeros_like(charges)
+        named["potential"] = torch.zeros_like(positions[:, 0])
         if output.energy_coulomb.requires_grad and density is output.density:
             # of the energy's derivative by the density, all but the Coulomb part stems from the field
             (by_field,) = torch.autograd.grad(output.energy_field.sum(), [density], allow_unused=True)
@@ -213,7 +213,10 @@ def example_inputs(
         examples[0].numbers[: len(known)] = known[: len(examples[0])]  # present elements are a list, too
         graph = graph_tensors(batch_of(loaded, examples, settings), flat.model.species)
         tensors = tuple(getattr(graph, name) for name in flat.inputs)
-        if min(min(tensor.shape) for tensor in tensors) > 1 or len(known) == 1:
+        # of one element there is one, always
+        fixed = ("present_species", "species_slots") if len(known) == 1 else ()
+        lists = [t for name, t in zip(flat.inputs, tensors, strict=True) if name not in fixed]
+        if min(min(tensor.shape) for tensor in lists) > 1:
             break
     return tensors
 
@@ -251,6 +254,7 @@ def _check_sizes(graph: FlatGraph, n_species: int) -> None:
 
 def _without_unused(module: GraphModule, flat: FlatModel, examples: tuple[Tensor, ...]) -> FlatGraph:
     """Return the graph with those inputs alone that it makes use of."""
+    module.graph.eliminate_dead_code()
     nodes = module.graph.find_nodes(op="placeholder")
     used = [bool(node.users) for node in nodes]
     for node in nodes:

@@ -8,6 +8,7 @@ from ase import Atoms
 
 import lsf
 from lsf.data.statistics import DataFacts
+from lsf.export.onnx import OnnxOptions, export_onnx
 from lsf.export.package import LoadedModel, save_model
 from lsf.export.torchscript import TorchScriptOptions, export_torchscript
 from lsf.models.build import build_model
@@ -20,14 +21,26 @@ FACTS = DataFacts((1, 8, 11, 17), {1: -13.6, 8: -430.0, 11: -5.0, 17: -460.0}, 7
 
 def exported(folder, boundary="pbc", charges="{H = 1.0, O = -2.0, Na = 1.0, Cl = -1.0}", dtype=None):
     """Write a small untrained model; return it and its TorchScript file."""
+    loaded = stored(folder, boundary, charges)
+    export_torchscript(loaded, folder / "small.pt", TorchScriptOptions(dtype))
+    return loaded, folder / "small.pt"
+
+
+def exported_onnx(folder, boundary="pbc"):
+    """Write a small untrained model; return it and its ONNX file."""
+    loaded = stored(folder, boundary)
+    export_onnx(loaded, folder / "small.onnx", OnnxOptions())
+    return loaded, folder / "small.onnx"
+
+
+def stored(folder, boundary, charges="{H = 1.0, O = -2.0, Na = 1.0, Cl = -1.0}"):
+    """Write a small untrained model and return it."""
     text = RECIPE.format(dtype="float64").replace('"realspace"', f'"{boundary}"\nbackend = "direct"')
     text = text.replace("{H = 1.0, O = -2.0, Na = 1.0, Cl = -1.0}", charges)
     recipe = read_recipe_text(text, "test")
     torch.manual_seed(5)
     source = save_model(build_model(recipe, FACTS), folder / "small.safetensors", recipe, FACTS)
-    loaded = lsf.load(source)
-    export_torchscript(loaded, folder / "small.pt", TorchScriptOptions(dtype))
-    return loaded, folder / "small.pt"
+    return lsf.load(source)
 
 
 def in_engine_frame(atoms: Atoms) -> Atoms:

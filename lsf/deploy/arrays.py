@@ -1,0 +1,156 @@
+"""Inputs of recorded models as numpy arrays: neighbours from vesin, Coulomb lists, tables.
+
+Nothing here imports torch. Names, shapes and meaning are those of :class:`lsf.data.graph.GraphTensors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsf.data.charges import FROM_DATA, charges_of
+from lsf.data.neighbors import find_neighbors
+from lsf.electrostatics.boundary import Electrostatics, default_box, outline_structure, plan_arrays
+from lsf.errors import LsfError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+Array = NDArray[Any]
+
+COUNTS_ATOMS = ("edge_index", "open_pairs")
+COUNTS_GRAPHS = ("k_batch", "layer_batch")
+
+
+class ArrayInputs:
+    """Makes the inputs of a model from its ``metadata``; see :meth:`__call__`."""
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        self.metadata = metadata
+        self.known = np.array(metadata["atomic_numbers"], dtype=np.int64)
+        settings = metadata["electrostatics"]
+        # recorded sums are exact: no meshes
+        self.settings = None if settings is None else Electrostatics(**{**settings, "backend": "direct"})
+
+    def __call__(self, structures: Sequence[Atoms]) -> dict[str, Array]:
+        """Return the inputs for ASE structures, as one batch.
+
+        Taken from them: positions, cell, pbc, numbers, ``info["external_field"]`` (gradient of the potential,
+        V/Å), ``info["total_charge"]``, ``info["total_spin"]`` and ``arrays["formal_charges"]``.
+
+        Raises
+        ------
+        LsfError
+            on an element, periodicity, cell or formal charge that the model does not cover.
+        """
+        if not structures:
+            raise LsfError("there is no structure to evaluate; expected one or more")
+        found = batched([self.structure(atoms) for atoms in structures])
+        found |= species_tables(found["species"])
+        found["neighbor_slots"] = neighbor_table(found["edge_index"], len(found["species"]))
+        return {name: np.ascontiguousarray(found[name]) for name in self.metadata["inputs"]}
+
+    def structure(self, atoms: Atoms) -> dict[str, Array]:
+        """Return the arrays of one structure, without tables."""
+        positions, cell = np.array(atoms.positions, dtype=np.float64), np.array(atoms.cell, dtype=np.float64)
+        pbc, numbers = np.array(atoms.pbc, dtype=np.bool_), np.array(atoms.numbers, dtype=np.int64)
+        if not len(positions):
+            raise LsfError("a structure without atoms cannot be evaluated; expected one atom or more")
+        near = find_neighbors(positions, cell, pbc, self.metadata["cutoff"])
+        plan: dict[str, Array] = {}
+        if self.settings is not None:
+            box = default_box(positions, pbc, cell, self.settings.boundary)
+            cell = cell if box is None else box
+            plan = plan_arrays(self.settings, outline_structure(self.settings, positions, cell, pbc))
+        info = atoms.info
+        return {
+            "positions": positions,
+            "cell": cell[None],
+            "species": self._species(numbers),
+            "edge_index": near.edge_index,
+            "unit_shifts": near.unit_shifts.astype(np.float64),
+            "batch": np.zeros(len(positions), dtype=np.int64),
+            "formal_charges": self._charges(atoms, numbers),
+            "external_field": _numbers(info.get("external_field", np.zeros(3)), "external_field", 3)[None],
+            "total_charge": _numbers(info.get("total_charge", 0.0), "total_charge", 1),
+            "total_spin": _numbers(info.get("total_spin", 0.0), "total_spin", 1),
+            **plan,
+        }
+
+    def _species(self, numbers: Array) -> Array:
+        place = np.searchsorted(self.known, numbers).clip(max=len(self.known) - 1)
+        wrong = numbers[self.known[place] != numbers]
+        if len(wrong):
+            unknown, known = ", ".join(map(str, np.unique(wrong))), ", ".join(self.metadata["species"])
+            raise LsfError(
+                f"the model {self.metadata['name']} does not know atomic number {unknown}; "
+                f"its elements: {known}"
+            )
+        return place.astype(np.int64)
+
+    def _charges(self, atoms: Atoms, numbers: Array) -> Array:
+        rule = self.metadata["formal_charges"]
+        given = {"charges": atoms.arrays["formal_charges"]} if "formal_charges" in atoms.arrays else {}
+        charges, missing = charges_of(numbers, given, rule)
+        if missing is not None:
+            raise LsfError(
+                f"the model {self.metadata['name']} needs the formal charge of every atom: "
+                'expected atoms.arrays["formal_charges"], e'
+            )
+        allowed = self.metadata["formal_charge_range"]
+        if rule == FROM_DATA and allowed and not allowed[0] <= charges.min() <= charges.max() <= allowed[1]:
+            raise LsfError(
+                f"formal charges from {charges.min():g} to {charges.max():g} e; the model "
+                f"{self.metadata['name']} covers {allowed[0]:g} to {allowed[1]:g}"
+            )
+        return charges
+
+
+def _numbers(value: Any, name: str, count: int) -> Array:
+    found = np.asarray(value, dtype=np.float64).reshape(-1)
+    if len(found) != count:
+        raise LsfError(f'atoms.info["{name}"] has {len(found)} numbers; expected {count}')
+    return found
+
+
+def batched(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Return the arrays of several structures as those of one batch."""
+    first_atom = np.cumsum([0, *(len(part["positions"]) for part in parts)])
+    found: dict[str, Array] = {}
+    for name in parts[0]:
+        values = [part[name] for part in parts]
+        if name in COUNTS_ATOMS:
+            values = [value + first for value, first in zip(values, first_atom, strict=False)]
+        elif name in COUNTS_GRAPHS or name == "batch":
+            values = [value + index for index, value in enumerate(values)]
+        found[name] = np.concatenate(values, axis=1 if name in COUNTS_ATOMS else 0)
+    return found
+
+
+def species_tables(species: Array) -> dict[str, Array]:
+    """Return the atoms of every element that occurs, as :func:`lsf.data.graph.group_by_species` does."""
+    present, local, counts = np.unique(species, return_inverse=True, return_counts=True)
+    order = np.argsort(local, kind="stable")
+    first = np.cumsum(counts) - counts
+    place = np.empty_like(species)
+    place[order] = local[order] * counts.max() + np.arange(len(species)) - first[local[order]]
+    slots = np.full(len(present) * counts.max(), len(species), dtype=np.int64)
+    slots[place] = np.arange(len(species))
+    return {
+        "present_species": present,
+        "species_slots": slots.reshape(len(present), -1),
+        "species_place": place,
+    }
+
+
+def neighbor_table(edge_index: Array, n_atoms: int) -> Array:
+    """Return the edges to every atom, as :func:`lsf.data.graph.neighbor_slots` does."""
+    receiver, n_edges = edge_index[1], edge_index.shape[1]
+    counts = np.bincount(receiver, minlength=n_atoms)
+    first = np.cumsum(counts) - counts
+    slots = np.full((n_atoms, max(1, counts.max())), n_edges, dtype=np.int64)
+    slots[receiver, np.arange(n_edges) - first[receiver]] = np.arange(n_edges)
+    return slots

@@ -1,0 +1,119 @@
+"""ONNX files: the recorded graph of a model, verified with onnxruntime before it is written."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import attrs
+import torch
+from ase import Atoms
+
+from lsf.deploy.onnx import FORMAT, FORMAT_VERSION, METADATA_KEY, OnnxFile
+from lsf.electrostatics.boundary import kinds_by_periodicity
+from lsf.errors import MissingExtraError
+from lsf.export.graph import recorded
+from lsf.export.package import LoadedModel
+from lsf.export.prepare import described
+from lsf.export.verify import agreement, batch_of, compare, structures
+from lsf.files import replacing
+from lsf.models.derivatives import evaluate
+from lsf.models.local_source import LocalSourceModel
+from lsf.options import option
+
+TOLERANCES: Final = {torch.float64: 1.0e-9, torch.float32: 1.0e-5}
+"""Largest difference to the model in Python, relative to the largest number of its kind (at least 1)."""
+
+
+@attrs.frozen
+class OnnxOptions:
+    """Options of the exporter."""
+
+    dtype: Literal["float64", "float32"] | None = option(
+        "Precision of the parameters and the short-range part in the file; the model's own where not given. "
+        "float32 is faster; positions and electrostatics stay in float64.",
+        default=None,
+    )
+
+
+class OnnxExporter:
+    """Writes ONNX files."""
+
+    suffix = ".onnx"
+
+    def __init__(self, options: OnnxOptions) -> None:
+        self.options = options
+
+    def __call__(self, loaded: LoadedModel, path: Path) -> str:
+        """Write the file and return what its verification found."""
+        return export_onnx(loaded, path, self.options)
+
+
+def export_onnx(loaded: LoadedModel, path: Path, options: OnnxOptions) -> str:
+    """Write a model as ONNX, whole or not at all, and return what the verification found.
+
+    The file is evaluated before it is written, on structures of sizes that were not recorded, with inputs
+    made without torch.
+
+    Raises
+    ------
+    ExportError
+        when the model cannot be recorded or written, or file and model disagree.
+    MissingExtraError
+        when onnx or onnxruntime is not installed.
+    """
+    try:
+        from onnx import helper
+
+        from lsf.export.onnx_graph import converted
+    except ImportError as error:
+        raise MissingExtraError("onnx", "onnx", "the format onnx") from error
+    dtype = getattr(torch, options.dtype or loaded.recipe.dtype)
+    reference = copy.deepcopy(loaded.model).cpu().eval().set_dtype(dtype)
+    graph = recorded(loaded, dtype)
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **described(loaded, dtype),
+        "inputs": list(graph.inputs),
+        "outputs": list(graph.outputs),
+        "sizes": {name: list(sizes) for name, sizes in graph.sizes.items()},
+    }
+    model = converted(graph)
+    helper.set_model_props(model, _property(metadata))
+    file = OnnxFile(model.SerializeToString())
+    batches = structures(loaded, kinds_by_periodicity(loaded.recipe.electrostatics.boundary), seed=7)
+    errors = _verified(loaded, reference, file, batches, TOLERANCES[dtype])
+    metadata["verified"] = {"structures": sum(map(len, batches)), "largest_relative_difference": errors}
+    helper.set_model_props(model, _property(metadata))
+    content = model.SerializeToString()
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return agreement(metadata["verified"])
+
+
+def _property(metadata: dict[str, Any]) -> dict[str, str]:
+    return {METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}
+
+
+def _verified(
+    loaded: LoadedModel,
+    model: LocalSourceModel,
+    file: OnnxFile,
+    batches: Sequence[Sequence[Atoms]],
+    tolerance: float,
+) -> dict[str, float]:
+    """Return the largest difference to the model in Python by output."""
+    largest: dict[str, float] = {}
+    settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
+    for atoms in batches:
+        batch = batch_of(loaded, atoms, settings)
+        expected = evaluate(model, batch, ("forces", "virial", "stress", "potential"))
+        found = {name: torch.from_numpy(value) for name, value in file.evaluate(file.inputs(atoms)).items()}
+        what = f"verification on {sum(map(len, atoms))} atoms, pbc = {atoms[0].pbc.tolist()}"
+        for name, error in compare(expected, found, tolerance, what).items():
+            largest[name] = max(error, largest.get(name, 0.0))
+    return largest
