@@ -1,13 +1,13 @@
 """Model files: weights in safetensors, everything else as one JSON text in its header.
 
 The header holds the resolved recipe and the facts of the data, from which the model is rebuilt, so a
-file is complete on its own and nothing in it is code. Older formats are upgraded step by step.
+file is complete on its own and nothing in it is code. Older formats: :mod:`lsf.export.upgrades`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +21,7 @@ from safetensors.torch import save
 import lsf
 from lsf.data.statistics import DataFacts
 from lsf.errors import ModelFileError, did_you_mean
+from lsf.export.upgrades import FORMAT_VERSION, Header, steps_from, upgraded_header
 from lsf.files import replacing
 from lsf.models.build import build_model
 from lsf.models.local_source import LocalSourceModel
@@ -31,7 +32,6 @@ from lsf.recipe_io import read_recipe_text, resolved_toml
 if TYPE_CHECKING:
     from lsf.deploy.ase import LsfCalculator
 
-FORMAT_VERSION: Final = 1
 HEADER_KEY: Final = "lsf"
 UNITS: Final = {
     "energy": "eV",
@@ -51,9 +51,6 @@ CONVENTIONS: Final = {
     "external_field": "gradient of the potential: E_field = + P · external_field",
     "born_charges": "Z*[i, a, b] = dP_a/dr_ib",
 }
-
-UPGRADES: Final[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
-"""Header upgrades by the version they start from, each to the next one."""
 
 
 @attrs.frozen(eq=False)
@@ -125,7 +122,7 @@ class SafetensorsExporter:
         return f"format {FORMAT_VERSION}"
 
 
-def read_header(path: str | Path) -> dict[str, Any]:
+def read_header(path: str | Path) -> Header:
     """Return the header of a model file, upgraded to the present format.
 
     Raises
@@ -138,6 +135,11 @@ def read_header(path: str | Path) -> dict[str, Any]:
         siblings = [item.name for item in path.parent.glob("*.safetensors")] if path.parent.is_dir() else []
         hint = f"; {did_you_mean(path.name, siblings)}" if siblings else ""
         raise ModelFileError(f"{path}: there is no such model file{hint}")
+    return upgraded_header(_stored_header(path), path)
+
+
+def _stored_header(path: Path) -> Header:
+    """Return the header of a file that is there, as it was written."""
     try:
         with safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get(HEADER_KEY)
@@ -145,19 +147,10 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise ModelFileError(f"{path}: not a readable safetensors file ({error})") from error
     if text is None:
         raise ModelFileError(f"{path}: a safetensors file, but not a model written by lsf")
-    return _upgraded(json.loads(text), path)
-
-
-def _upgraded(header: dict[str, Any], path: Path) -> dict[str, Any]:
-    version = header["format_version"]
-    if version > FORMAT_VERSION:
-        raise ModelFileError(
-            f"{path}: written by lsf {header['lsf_version']} in format {version}; this lsf "
-            f"{lsf.__version__} reads formats up to {FORMAT_VERSION}: update lsf"
-        )
-    while version < FORMAT_VERSION:
-        header = UPGRADES[version](header)
-        version = header["format_version"]
+    try:
+        header: Header = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ModelFileError(f"{path}: damaged: its header is not JSON ({error})") from error
     return header
 
 
@@ -175,6 +168,8 @@ def load_model(path: str | Path) -> LoadedModel:
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for step in steps_from(_stored_header(path), path):
+            tensors = step.tensors(tensors)
         model.load_state_dict(tensors, strict=True)
     except (SafetensorError, RuntimeError) as error:
         raise ModelFileError(f"{path}: the weights do not fit the stored recipe: {error}") from error
