@@ -47,6 +47,9 @@ class GraphTensors(NamedTuple):
     truncation_radius: Tensor
 
 
+_LABELS = ("target_", "weight_")
+
+
 class AtomGraph(Data):  # type: ignore[misc]
     """One structure, or after :func:`collate` a batch: the tensors above, labels and weights.
 
@@ -81,9 +84,10 @@ def neighbor_slots(edge_index: Tensor, n_atoms: int) -> Tensor:
     return slots
 
 
-def collate(graphs: Sequence[AtomGraph]) -> Batch:
-    """Return one batch of the graphs, with its neighbour table."""
-    batch = Batch.from_data_list(list(graphs))
+def collate(graphs: Sequence[AtomGraph], labels: bool = True) -> Batch:
+    """Return one batch of the graphs, with its neighbour table; the inputs alone where not ``labels``."""
+    left_out = [] if labels else [name for name in graphs[0].keys() if name.startswith(_LABELS)]  # noqa: SIM118
+    batch = Batch.from_data_list(list(graphs), exclude_keys=left_out)
     batch.neighbor_slots = neighbor_slots(batch.edge_index, batch.num_nodes)
     return batch
 

@@ -179,7 +179,7 @@ class LsfCalculator(TrackingCalculator):
                 f"stress is defined for fully periodic cells, not for pbc = {self.atoms.pbc.tolist()}"
             )
         graphs = self._graphs([self.atoms], self._plans, self._neighbors)
-        batch = collate(graphs).to(self.device)
+        batch = collate(graphs, labels=False).to(self.device)
         outputs = evaluate(self.model, batch, _derived(properties, graphs))
         (self.results,) = self._by_structure(batch, outputs, [self.atoms])
         self.remember(self.atoms)

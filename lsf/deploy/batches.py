@@ -66,7 +66,7 @@ def evaluate_batches(
         while end < len(graphs) and (rows + _rows(graphs[end])) * per_row <= memory:
             rows += _rows(graphs[end])
             end += 1
-        batch = collate(graphs[start:end]).to(device)
+        batch = collate(graphs[start:end], labels=False).to(device)
         kept = _Kept()
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
             outputs = evaluate(model, batch, compute)

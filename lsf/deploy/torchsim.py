@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lsf.data.neighbors import NeighborCache
 from lsf.deploy.torchscript import ScriptFile, check_state, collated, structure_inputs
 from lsf.errors import LsfError, MissingExtraError
 
@@ -30,6 +31,7 @@ class LsfModel(ModelInterface):  # type: ignore[misc]
     electric_field : physical uniform field in V/Å, the same for all systems
     formal_charges_from : charge by atomic number, for models that read charges from data
     total_charge, total_spin : the same for all systems, for models that are told them
+    skin : Å; a system's neighbours are searched anew when one of its atoms has moved half of it
 
     ``forward`` returns energy (n_systems,) eV, forces (n_atoms, 3) eV/Å and stress (n_systems, 3, 3) eV/Å³,
     and ``charges`` (n_atoms,) e and ``dipole`` (n_systems, 3) e·Å. torch-sim does not know how often an atom
@@ -45,8 +47,11 @@ class LsfModel(ModelInterface):  # type: ignore[misc]
         formal_charges_from: dict[int, float] | None = None,
         total_charge: float = 0.0,
         total_spin: float = 0.0,
+        skin: float = 0.5,
     ) -> None:
         super().__init__()
+        self.skin = skin
+        self._neighbors: list[NeighborCache] = []  # by system
         self.file = ScriptFile(file, str(device))
         self._device, self._dtype = torch.device(device), dtype
         self._compute_stress = self._compute_forces = True
@@ -76,13 +81,18 @@ class LsfModel(ModelInterface):  # type: ignore[misc]
             charges = None
             if self.charge_of is not None:
                 charges = np.array([self.charge_of[int(number)] for number in numbers[mine]])
+            box = cell if pbc.any() else np.zeros((3, 3))
+            if index == len(self._neighbors):
+                self._neighbors.append(NeighborCache(self.skin))
+            near = self._neighbors[index](positions[mine], box, pbc, self.file.cutoff)
             parts.append(
                 structure_inputs(
                     positions[mine],
-                    cell if pbc.any() else np.zeros((3, 3)),
+                    box,
                     pbc,
                     numbers[mine],
                     self.file.cutoff,
+                    near,
                     external_field=-self.field,
                     formal_charges=charges,
                     **self.state,

@@ -55,6 +55,27 @@ def test_a_batch_gives_the_numbers_of_the_model(tmp_path, dtype):
         first = last
 
 
+def test_neighbours_that_are_kept_change_nothing(tmp_path):
+    import torch_sim as ts
+
+    from lsf.deploy.torchsim import LsfModel
+
+    _, path = exported(tmp_path)
+    kept, plain = LsfModel(path), LsfModel(path, skin=0.0)
+    rng = np.random.default_rng(2)
+    names = ["triclinic", "ortho"]
+    for step in range(6):
+        chosen = [structures()[name] for name in names]
+        for atoms in chosen:
+            atoms.positions += rng.normal(scale=0.03 * step, size=atoms.positions.shape)
+        state = ts.io.atoms_to_state(chosen, torch.device("cpu"), torch.float64)
+        found, expected = kept(state), plain(state)
+        for name, value in expected.items():
+            # the same edges in the same order
+            np.testing.assert_allclose(found[name], value, rtol=0.0, atol=1e-12, err_msg=name)
+        names = names[:1] if step == 2 else [*reversed(names)]  # systems come and go
+
+
 def test_dynamics(tmp_path):
     import torch_sim as ts
 
