@@ -7,6 +7,8 @@ mace-torch (requirements.txt) runs in .venv-mace, made on the first call. Both s
 3, correlation 3, two interactions and r_max 6 Å, in structures of water at 0.1 atoms/Å³ unless a row says
 otherwise, and are measured in turns: CPU time of one thread, medians. "tuned" sets glibc's allocator to keep
 freed memory, on both sides. Memory is the growth of the process's peak. --quick is smaller and has one round.
+The parts growth, rate and epoch have no bars: how the time grows, operations per second, and what an epoch of
+`lsf run` is spent on.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 from rich.console import Console
 
+from benchmarks.backbone import growth as tables
 from benchmarks.bars import Bar, arguments, report
 from benchmarks.workers import ROOT, Worker, environment_python
 
@@ -55,6 +58,10 @@ class Bench:
             for library, python in ((OURS, sys.executable), (MACE, other))
             for tuned in (False, True)
         }
+
+    def ours(self, task: Task) -> dict[str, Any]:
+        """Do a task of ours alone."""
+        return self.measure({OURS: task}, False, 3)[OURS]
 
     def close(self) -> None:
         """End all workers."""
@@ -202,8 +209,24 @@ def precision(bench: Bench) -> None:
     )
 
 
+def growth(bench: Bench) -> None:
+    """Print how the time grows."""
+    bench.console.print(tables.growth_table(bench.ours, bench.quick))
+
+
+def rate(bench: Bench) -> None:
+    """Print the rate of arithmetic."""
+    bench.console.print(tables.rate_table(bench.ours, bench.quick))
+
+
+def epoch(bench: Bench) -> None:
+    """Print where the time of an epoch of the water recipe goes."""
+    bench.console.print(tables.epoch_table(ROOT / "recipes" / "water_split.toml", bench.quick))
+
+
 PARTS: Final[dict[str, Callable[[Bench], None]]] = {
-    part.__name__: part for part in (equality, inference, large, training, memory, clusters, slab, precision)
+    part.__name__: part
+    for part in (equality, inference, large, training, memory, clusters, slab, precision, growth, rate, epoch)
 }
 
 

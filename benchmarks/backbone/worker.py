@@ -2,15 +2,16 @@
 
 ``python worker.py lsf`` runs in the environment of lsf, ``python worker.py mace`` in that of mace-torch. A
 task: {"system", "n_atoms", "n_structures", "mode": "inference" | "training" | "gemm", "dtype", "warm_up",
-"options": {...}, "results": bool; "weights" of lsf, a model file to take; "save" of mace, where to write its
-model}. Every task runs in a process of its own, forked
-from one that has imported everything, so that peak memory is the task's; time is CPU time of one thread.
+"options": {...}, "results": bool, "operations": bool; "weights" of lsf, a model file to take; "save" of mace,
+where to write its model}. Every task runs in a process of its own, forked from one that has imported
+everything, so that peak memory is the task's; time is CPU time of one thread.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import resource
 import sys
@@ -23,6 +24,9 @@ import numpy as np
 from systems import R_MAX, Structure, structures
 
 LEVELS = {"hidden_irreps": "64x0e + 64x1o", "max_ell": 3, "correlation": 3, "num_interactions": 2}
+
+GEMM = (16384, 64, 640)
+"""Edges, width of the last hidden layer and weights per edge: a product of the radial network's shape."""
 
 Step = Callable[[], tuple[Any, Any]]
 """One evaluation, or one training step: energies (n_structures,) and forces (n_atoms, 3)."""
@@ -174,11 +178,11 @@ def _mace_batch(task: dict[str, Any], parts: list[Structure]) -> dict[str, Any]:
 
 
 def gemm_step(task: dict[str, Any]) -> Step:
-    """Matrix products of the shape of the last radial layer: 16384 edges, 64 hidden, 640 weights."""
+    """Matrix products of the shape of the last radial layer."""
     import torch
 
-    left = torch.randn(16384, 64, dtype=getattr(torch, task["dtype"]))
-    right = torch.randn(64, 640, dtype=left.dtype)
+    left = torch.randn(*GEMM[:2], dtype=getattr(torch, task["dtype"]))
+    right = torch.randn(*GEMM[1:], dtype=left.dtype)
     return lambda: (left @ right, left)
 
 
@@ -204,9 +208,34 @@ def serve(library: str, task: dict[str, Any]) -> None:
         reply({"seconds": time.process_time() - start, "asked": line.strip()})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
     result: dict[str, Any] = {"megabytes": max(peak - before, 0.1)}
+    if task["mode"] == "gemm":
+        result["operations"] = 2 * math.prod(GEMM)
+    elif task.get("operations"):
+        result["operations"] = product_operations(step)
     if task.get("results"):
         result["energies"], result["forces"] = energies.tolist(), forces.reshape(-1).tolist()
     reply(result)
+
+
+def product_operations(step: Step) -> int:
+    """Return the operations in matrix products of a step."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    class Counter(TorchDispatchMode):
+        total = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            name = func.overloadpacket.__name__.rstrip("_")  # in place or not
+            count = flop_registry.get(getattr(torch.ops.aten, name, None))
+            self.total += count(*args, out_val=out) if count else 0
+            return out
+
+    with Counter() as counter:
+        step()
+    return int(counter.total)
 
 
 def reply(message: dict[str, Any]) -> None:
