@@ -99,11 +99,7 @@ def _reciprocal_sums(
                 n = turned[start:stop]
                 angle = torch.matmul(n, s.t())  # [n, j]
                 cosine, sine = torch.cos(angle), torch.sin(angle)
-                # (2π n)^abc of the monomials of one degree more, times the sign of (-i)^l
-                power = torch.ones((n.shape[0], exponents.shape[0]), dtype=n.dtype, device=n.device)
-                for axis in range(3):
-                    power = power * torch.pow(n[:, axis].unsqueeze(1), exponents[:, axis])
-                power = torch.where(torch.div(orders, 2, rounding_mode="floor") % 2 == 1, -power, power)
+                power = _polynomials(n, exponents, orders)
                 odd = (orders % 2 == 1).unsqueeze(0)
                 along, across = torch.matmul(cosine, m), torch.matmul(sine, m)
                 lower = power[:, kept]
@@ -124,6 +120,14 @@ def _reciprocal_sums(
     change = (by_moment * (moments - moments.detach())).sum(1)
     change = change + (by_position * (fractional - fractional.detach())).sum(1)
     return terms.index_add(0, batch, change)
+
+
+def _polynomials(n: Tensor, exponents: Tensor, orders: Tensor) -> Tensor:
+    """Return ``(2π n)^abc`` times the sign of ``(-i)^(a + b + c)``, (n_k, n_c'), of 2π n (n_k, 3)."""
+    power = torch.ones((n.shape[0], exponents.shape[0]), dtype=n.dtype, device=n.device)
+    for axis in range(3):
+        power = power * torch.pow(n[:, axis].unsqueeze(1), exponents[:, axis])
+    return torch.where(torch.div(orders, 2, rounding_mode="floor") % 2 == 1, -power, power)
 
 
 def open_energy(
