@@ -33,6 +33,7 @@ from torch import Tensor
 
 from lsf.electrostatics.fourier_layout import Block, layout
 from lsf.electrostatics.multipoles import monomials
+from lsf.scratch import Scratch
 
 CHUNK_ELEMENTS = 2**18
 """Products of X and Y worked on at a time, two megabytes: larger and smaller chunks were slower."""
@@ -144,15 +145,18 @@ def _sum_block(
         columns.new_zeros(n_structures, 2 * g.shape[2], n_orders * g.size // (2 * g.shape[2]))
         for g in block.groups
     ]
+    scratch = Scratch(columns)
     for chunk in _chunks(block, degree):
         moments = columns[block.atoms[:, chunk].reshape(-1)].unflatten(1, (n_orders * n_orders, n_orders))
         x, y = (_orders(table[:, chunk].flatten(0, 1), degree) for table in tables[:2])  # [q, order, t, n]
         for group, total in zip(block.groups, sums, strict=True):
-            weighted = torch.bmm(moments, x[..., group.h].flatten(2))  # [q, c b, t h]
-            weighted = weighted.unflatten(1, (n_orders, n_orders)).transpose(2, 3)
-            outer = torch.bmm(
-                weighted.reshape(len(x), -1, n_orders), y[..., group.k].flatten(2)
-            )  # [q, c t h, t k]
+            n_h, n_k, _ = group.shape
+            weighted = scratch("weighted", len(x), n_orders * n_orders, 2 * n_h)  # [q, c b, t h]
+            torch.bmm(moments, x[..., group.h].flatten(2), out=weighted)
+            turned = scratch("turned", len(x), n_orders, 2 * n_h, n_orders)  # [q, c, t h, b]
+            turned.copy_(weighted.unflatten(1, (n_orders, n_orders)).transpose(2, 3))
+            outer = scratch("outer", len(x), n_orders * 2 * n_h, 2 * n_k)  # [q, c t h, t k]
+            torch.bmm(turned.flatten(1, 2), y[..., group.k].flatten(2), out=outer)
             z = tables[2][:, chunk, :, group.l].flatten(2)
             total.baddbmm_(z.transpose(1, 2), outer.reshape(n_structures, -1, total.shape[2]))
     return [
@@ -181,15 +185,18 @@ def _gather_block(
         dense = dense.reshape(n_structures, 2, group.shape[2], -1)
         orders = [(dense * factors[c, :, :, None])[:, sources[c]] for c in range(n_orders)]
         turned.append(torch.stack(orders, 3).reshape(n_structures, 2 * group.shape[2], -1))  # [a, t l, c p]
+    scratch = Scratch(tables[0])
     for chunk in _chunks(block, degree):
         x, y = (_orders(table[:, chunk].flatten(0, 1), degree) for table in tables[:2])
         result = x.new_zeros(len(x), n_orders * n_orders, n_orders)
         for group, dense in zip(block.groups, turned, strict=True):
             n_h, n_k, _ = group.shape
-            products = torch.bmm(tables[2][:, chunk, :, group.l].flatten(2), dense)
-            products = products.reshape(len(x), n_orders * 2 * n_h, 2 * n_k)
-            contracted = torch.bmm(y[..., group.k].flatten(2), products.transpose(1, 2))  # [q, b, c t h]
-            contracted = contracted.reshape(len(x), n_orders * n_orders, 2 * n_h)
+            products = scratch("products", n_structures, len(x) // n_structures, dense.shape[2])
+            torch.bmm(tables[2][:, chunk, :, group.l].flatten(2), dense, out=products)
+            rows = products.view(len(x), n_orders * 2 * n_h, 2 * n_k).transpose(1, 2)
+            contracted = scratch("contracted", len(x), n_orders, n_orders * 2 * n_h)  # [q, b, c t h]
+            torch.bmm(y[..., group.k].flatten(2), rows, out=contracted)
+            contracted = contracted.view(len(x), n_orders * n_orders, 2 * n_h)
             result.baddbmm_(contracted, x[..., group.h].flatten(2).transpose(1, 2))  # [q, b c, a]
         result = result.unflatten(1, (n_orders, n_orders)).transpose(1, 2)
         yield block.atoms[:, chunk].reshape(-1), result.reshape(len(x), -1)
