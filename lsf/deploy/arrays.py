@@ -6,7 +6,7 @@ Nothing here imports torch. Names, shapes and meaning are those of :class:`lsf.d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 COUNTS_ATOMS = ("edge_index", "open_pairs")
+GIVEN: Final = "_given"
+"""Ends the name of an input that an output has, too: the total charge told is not the one found."""
+
 COUNTS_GRAPHS = ("k_batch", "layer_batch")
 
 
@@ -51,7 +54,9 @@ class ArrayInputs:
         found = batched([self.structure(atoms) for atoms in structures])
         found |= species_tables(found["species"])
         found["neighbor_slots"] = neighbor_table(found["edge_index"], len(found["species"]))
-        return {name: np.ascontiguousarray(found[name]) for name in self.metadata["inputs"]}
+        return {
+            name: np.ascontiguousarray(found[name.removesuffix(GIVEN)]) for name in self.metadata["inputs"]
+        }
 
     def structure(self, atoms: Atoms) -> dict[str, Array]:
         """Return the arrays of one structure, without tables."""

@@ -94,7 +94,7 @@ class FlatModel(nn.Module):
         super().__init__()
         self.model = model
         self.kind = min(kinds)
-        left_out = _left_out(model, kinds) - {"slab_axis"}
+        left_out = _left_out(model, kinds)
         self.inputs = tuple(name for name in SIZES if name not in left_out)
         self.outputs: tuple[str, ...] = ()
 
@@ -136,6 +136,8 @@ def _left_out(model: LocalSourceModel, kinds: set[int]) -> set[str]:
         left_out.add("open_pairs")
     if kinds == {KIND_OPEN}:
         left_out |= {"k_triplets", "k_batch"}
+    if KIND_SLAB not in kinds:
+        left_out.add("slab_axis")
     if KIND_SLAB not in kinds or model.coulomb.settings.correction != "exact":
         left_out |= {"slab_length", "layer_pairs", "layer_batch"}
     return left_out | ({"kind"} if len(kinds) == 1 else set())
@@ -149,6 +151,7 @@ def _completed(given: dict[str, Tensor], kind: int) -> GraphTensors:
     triples = torch.zeros_like(cell[:, 0])
     made = {
         "kind": integers + kind,
+        "slab_axis": integers + 2,
         "slab_length": numbers,
         "k_triplets": _empty(0, 3),
         "k_batch": _empty(0),
@@ -240,16 +243,16 @@ def _record(flat: FlatModel, examples: tuple[Tensor, ...]) -> GraphModule:
 
 def _check_sizes(graph: FlatGraph, n_species: int) -> None:
     """Raise ExportError where a size that varies was recorded as a number, or as that of another list."""
-    symbols: dict[str, str] = {}
+    meaning: dict[str, str] = {}
     nodes = graph.module.graph.find_nodes(op="placeholder")
     for name, node in zip(graph.inputs, nodes, strict=True):
         for size, found in zip(SIZES[name], node.meta["val"].shape, strict=True):
-            symbol = str(found)
-            fixed = not isinstance(found, torch.SymInt) and not (size == "n_present" and n_species == 1)
-            if isinstance(size, str) and (fixed or symbols.setdefault(size, symbol) != symbol):
-                raise ExportError(f"{size} of {name} was recorded as {symbol}: the graph serves no other")
-    if len(set(symbols.values())) < len(symbols):
-        raise ExportError(f"sizes that differ were recorded as one: {symbols}")
+            if isinstance(size, int) or (size == "n_present" and n_species == 1):
+                continue
+            if not isinstance(found, torch.SymInt):
+                raise ExportError(f"{size} of {name} was recorded as {found}: the graph serves no other")
+            if meaning.setdefault(str(found), size) != size:
+                raise ExportError(f"{size} and {meaning[str(found)]} were recorded as one size")
 
 
 def _without_unused(module: GraphModule, flat: FlatModel, examples: tuple[Tensor, ...]) -> FlatGraph:

@@ -12,6 +12,7 @@ import attrs
 import torch
 from ase import Atoms
 
+from lsf.deploy.arrays import GIVEN
 from lsf.deploy.onnx import FORMAT, FORMAT_VERSION, METADATA_KEY, OnnxFile
 from lsf.electrostatics.boundary import kinds_by_periodicity
 from lsf.errors import MissingExtraError
@@ -74,15 +75,16 @@ def export_onnx(loaded: LoadedModel, path: Path, options: OnnxOptions) -> str:
     dtype = getattr(torch, options.dtype or loaded.recipe.dtype)
     reference = copy.deepcopy(loaded.model).cpu().eval().set_dtype(dtype)
     graph = recorded(loaded, dtype)
+    names = [name + GIVEN if name in graph.outputs else name for name in graph.inputs]
     metadata = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         **described(loaded, dtype),
-        "inputs": list(graph.inputs),
+        "inputs": names,
         "outputs": list(graph.outputs),
-        "sizes": {name: list(sizes) for name, sizes in graph.sizes.items()},
+        "sizes": {name: list(graph.sizes[own]) for name, own in zip(names, graph.inputs, strict=True)},
     }
-    model = converted(graph)
+    model = converted(graph, names)
     helper.set_model_props(model, _property(metadata))
     file = OnnxFile(model.SerializeToString())
     batches = structures(loaded, kinds_by_periodicity(loaded.recipe.electrostatics.boundary), seed=7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any, Final
 
 import onnx
@@ -25,8 +26,8 @@ IR_VERSION = 10
 OPS: Final = Table({**ARITHMETIC, **SHAPES})
 
 
-def converted(graph: FlatGraph) -> onnx.ModelProto:
-    """Return the ONNX model of a graph.
+def converted(graph: FlatGraph, input_names: Sequence[str]) -> onnx.ModelProto:
+    """Return the ONNX model of a graph, with names of its own for the inputs.
 
     Raises :class:`lsf.errors.ExportError` naming the operations that have no counterpart.
     """
@@ -38,12 +39,12 @@ def converted(graph: FlatGraph) -> onnx.ModelProto:
             "TorchScript files can hold it: --format torchscript"
         )
     build, values = Builder(), dict[Node, Any]()
-    names = iter(graph.inputs)
+    named = zip(input_names, graph.sizes.values(), strict=True)
     inputs, outputs = [], []
     for node in nodes:
         if node.op == "placeholder":
-            values[node] = next(names)
-            inputs.append(_input(build, values[node], node, graph.sizes[values[node]]))
+            values[node], sizes = next(named)
+            inputs.append(_input(build, values[node], node, sizes))
         elif node.op == "get_attr":
             values[node] = build.constant(_attribute(graph.module, node.target).detach().numpy())
         elif node.op == "call_function" and not _is_size(node):

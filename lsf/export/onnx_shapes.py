@@ -180,6 +180,12 @@ for _target in (aten.full.default, aten.full_like.default):
 SHAPES[aten.scalar_tensor.default] = lambda call: _filled(call, call.args[0])  # type: ignore[arg-type]
 
 
+@SHAPES.entry(aten.eye.default)
+def _eye(call: Call) -> str:
+    size = int(call.example.shape[0])
+    return call.build.constant(np.eye(size, dtype=numpy_type(call.example.dtype)))
+
+
 @SHAPES.entry(aten.arange.default, aten.arange.start)
 def _arange(call: Call) -> str:
     bounds = [call.argument(i) for i in range(len(call.args))]

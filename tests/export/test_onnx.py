@@ -203,7 +203,7 @@ def test_operations_without_counterpart_are_named():
     module = make_fx(lambda x: (torch.special.i0(x),), tracing_mode="symbolic")(example)
     graph = FlatGraph(module, ("positions",), ("energy",), (example,))
     with pytest.raises(ExportError, match=r"cannot write as ONNX: aten.i0.default.* --format torchscript"):
-        converted(graph)
+        converted(graph, graph.inputs)
 
 
 def test_missing_packages_are_named(small, tmp_path, monkeypatch):
@@ -271,5 +271,7 @@ def test_every_model_and_boundary_method(tmp_path, case):
     # seven digits in a network in single precision, some lost in sums over neighbours
     tolerance = 1e-5 if dtype == "float32" else 1e-11
     structures = STRUCTURES[boundary]() if boundary in STRUCTURES else SINGLE[boundary]()
+    for index, atoms in enumerate(structures):
+        atoms.info |= {"total_charge": float(index), "total_spin": 1.0}
     for chosen in (structures, *([atoms] for atoms in structures)):
         assert_equal(loaded, file, chosen, tolerance)
