@@ -144,12 +144,8 @@ def test_a_batch_is_its_graphs_one_after_the_other():
     assert (batch.edge_index[1].diff() >= 0).all()
     assert batch.weight_dipole.shape == (4, 3)
     assert batch.target_forces.shape == (10, 3)
-    inputs = collate(graphs, labels=False)
-    assert set(inputs.keys()) == {
-        name
-        for name in batch.keys()
-        if not name.startswith(("target_", "weight_"))  # noqa: SIM118
-    }
+    inputs, labels = collate(graphs, labels=False).to_dict(), ("target_", "weight_")
+    assert inputs.keys() == {name for name in batch.to_dict() if not name.startswith(labels)}
 
 
 def test_equal_wave_vector_lists_are_stored_once():
