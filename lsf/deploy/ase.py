@@ -180,7 +180,7 @@ class LsfCalculator(TrackingCalculator):
             )
         graphs = self._graphs([self.atoms], self._plans, self._neighbors)
         batch = collate(graphs, labels=False).to(self.device)
-        outputs = evaluate(self.model, batch, _derived(properties, graphs))
+        outputs = self.outputs(batch, _derived(properties, graphs))
         (self.results,) = self._by_structure(batch, outputs, [self.atoms])
         self.remember(self.atoms)
 
@@ -215,6 +215,10 @@ class LsfCalculator(TrackingCalculator):
             mine = structures[len(results) : len(results) + batch.num_graphs]
             results += self._by_structure(batch, outputs, mine)
         return results
+
+    def outputs(self, batch: Any, compute: set[str]) -> dict[str, torch.Tensor]:
+        """Return the outputs of a collated batch; ``compute`` names derived ones."""
+        return evaluate(self.model, batch, compute)
 
     def finished(self, results: dict[str, Any], atoms: Atoms) -> dict[str, Any]:  # noqa: ARG002
         """Return the results of one structure as they are served; calculators in other units change them."""

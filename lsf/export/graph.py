@@ -6,6 +6,7 @@ wave vectors and structures. It is recorded twice, from structures of other size
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -24,6 +25,8 @@ from lsf.export.prepare import prepared, treated_kinds
 from lsf.export.verify import batch_of, structure
 from lsf.models.derivatives import named_outputs
 from lsf.models.local_source import CoulombTerm, LocalSourceModel
+from lsf.models.pair_layout import PairTables, pair_tables
+from lsf.models.recorded import record
 from lsf.models.strain import deform, inverse_volume
 
 SIZES: Final[dict[str, tuple[str | int, ...]]] = {
@@ -49,8 +52,19 @@ SIZES: Final[dict[str, tuple[str | int, ...]]] = {
     "layer_pairs": ("n_layer", 2),
     "layer_batch": ("n_layer",),
     "open_pairs": (2, "n_pairs"),
+    "pairs": (2, "n_rows"),
+    "pair_shifts": ("n_rows", 3),
+    "filled": ("n_rows",),
+    "pair_of_slot": ("n_atoms", "n_neighbors"),
+    "sign_of_slot": ("n_atoms", "n_neighbors"),
+    "atoms_of_pair": (2, "n_rows"),
+    "slots_of_pair": (2, "n_rows"),
+    "senders": ("n_atoms", "n_neighbors"),
+    "other_slot": ("n_atoms", "n_neighbors"),
+    "elements": ("n_atoms", "n_neighbors", "n_species"),
 }
-"""Sizes of all tensors that may be inputs; see :class:`lsf.data.graph.GraphTensors` for what they are."""
+"""Sizes of all tensors that may be inputs; see :class:`lsf.data.graph.GraphTensors` and
+:class:`lsf.models.pair_layout.PairTables` for what they are."""
 
 _aten = torch.ops.aten
 DECOMPOSED: Final = (
@@ -88,24 +102,29 @@ class FlatModel(nn.Module):
 
     ``inputs`` are the names of the tensors it takes, in order, out of :data:`SIZES`; ``outputs``, those of
     what it returns, are known after a call. Units and signs as in :func:`lsf.models.derivatives.evaluate`.
+    With ``paired``, interactions work in the layout of pairs, which compilers make the most of.
     """
 
-    def __init__(self, model: LocalSourceModel, kinds: set[int]) -> None:
+    def __init__(self, model: LocalSourceModel, kinds: set[int], paired: bool = False) -> None:
         super().__init__()
         self.model = model
         self.kind = min(kinds)
+        self.paired = paired
         left_out = _left_out(model, kinds)
+        left_out |= set() if paired else {*PairTables._fields}
         self.inputs = tuple(name for name in SIZES if name not in left_out)
         self.outputs: tuple[str, ...] = ()
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs in the order of ``outputs``."""
-        graph = _completed(dict(zip(self.inputs, tensors, strict=True)), self.kind)
+        given = dict(zip(self.inputs, tensors, strict=True))
+        graph = _completed(given, self.kind)
+        tables = [given[name] for name in PairTables._fields] if self.paired else []
         positions = graph.positions.detach().requires_grad_(True)
         strain = torch.zeros_like(graph.cell).requires_grad_(True)
         moved, cell = deform(positions, graph.cell, graph.batch, strain)
         charges = graph.formal_charges.detach().requires_grad_(True)
-        output = self.model(*graph._replace(positions=moved, cell=cell, formal_charges=charges))
+        output = self.model(*graph._replace(positions=moved, cell=cell, formal_charges=charges), *tables)
         named = named_outputs(output, graph)
         density = output.density if output.density.requires_grad else charges
         by_position, by_strain, by_density = torch.autograd.grad(
@@ -170,18 +189,23 @@ def _empty(*shape: int) -> Tensor:
     return torch.zeros(shape, dtype=torch.int64)
 
 
-def recorded(loaded: LoadedModel, dtype: torch.dtype) -> FlatGraph:
+def recorded(loaded: LoadedModel, dtype: torch.dtype, paired: bool = False) -> FlatGraph:
     """Return the graph of a model with parameters of ``dtype``; positions and Coulomb part are float64.
+
+    With ``paired``, its interactions work in the layout of :mod:`lsf.models.pair_layout`.
 
     Inputs that the model has no use for are left out. Raises :class:`lsf.errors.ExportError` where the graph
     is not the same for structures of other sizes.
     """
     kinds = treated_kinds(loaded)
     model = prepared(loaded.model).cpu().eval().set_dtype(dtype)
-    flat = FlatModel(model, set(kinds) - {REFUSED})
+    flat = FlatModel(model, set(kinds) - {REFUSED}, paired)
     graphs = []
     # the second one is the first one's check
     for seed, sizes in ((1, (7, 5, 6, 4)), (2, (9, 8, 11, 6))):
+        if paired:
+            graphs.append(_recorded_pairs(loaded, flat, seed))
+            continue
         examples = example_inputs(loaded, flat, sizes, seed)
         graph = _without_unused(_record(flat, examples), flat, examples)
         _check_sizes(graph, len(loaded.facts.species))
@@ -215,13 +239,58 @@ def example_inputs(
         known = loaded.facts.species
         examples[0].numbers[: len(known)] = known[: len(examples[0])]  # present elements are a list, too
         graph = graph_tensors(batch_of(loaded, examples, settings), flat.model.species)
-        tensors = tuple(getattr(graph, name) for name in flat.inputs)
+        tensors = all_inputs(graph, flat.inputs, len(known))
         # of one element there is one, always
         fixed = ("present_species", "species_slots") if len(known) == 1 else ()
         lists = [t for name, t in zip(flat.inputs, tensors, strict=True) if name not in fixed]
         if min(min(tensor.shape) for tensor in lists) > 1:
             break
     return tensors
+
+
+def all_inputs(graph: GraphTensors, names: Sequence[str], n_species: int) -> tuple[Tensor, ...]:
+    """Return the tensors of these names, of a batch or of its pairs."""
+    tensors = graph._asdict()
+    if set(names) & set(PairTables._fields):
+        tensors |= pair_tables(graph, n_species)._asdict()
+    return tuple(tensors[name] for name in names)
+
+
+def _recorded_pairs(loaded: LoadedModel, flat: FlatModel, seed: int) -> FlatGraph:
+    """Return the graph of a model that works in pairs, from structures all of whose sizes differ."""
+    known = loaded.facts.species
+    fixed = {"n_species": len(known)} | ({"n_present": 1} if len(known) == 1 else {})
+    sizes = [tuple(fixed.get(str(size), size) for size in SIZES[name]) for name in flat.inputs]
+    counts = [count for count, kind in enumerate(treated_kinds(loaded)) if kind != REFUSED]
+    if not isinstance(flat.model.coulomb, CoulombTerm):
+        boundary = loaded.recipe.electrostatics.boundary
+        counts = [count for count, kind in enumerate(kinds_by_periodicity(boundary)) if kind != REFUSED]
+    settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
+    for attempt in range(60):
+        rng = np.random.default_rng([seed, attempt])
+        # as many structures as elements would be one symbol with them, and so on
+        chosen = (counts * 4)[: max(2, len(counts)) + attempt % 3]
+        n_atoms = 6 * (1 + attempt // 12)
+        examples = [structure(loaded, count, n_atoms + int(rng.integers(5)), rng) for count in chosen]
+        examples[0].numbers[: len(known)] = known[: len(examples[0])]
+        graph = graph_tensors(batch_of(loaded, examples, settings), flat.model.species)
+        tensors = all_inputs(graph, flat.inputs, len(known))
+        found = {
+            (size, n)
+            for tensor, names in zip(tensors, sizes, strict=True)
+            for size, n in zip(names, tensor.shape, strict=True)
+            if isinstance(size, str)
+        }
+        values = [n for _, n in found]
+        if min(values) > 1 and len(set(values)) == len(values):
+            break
+
+    def call(*given: Tensor) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = flat(*given)
+        return outputs
+
+    module = record(call, (), tensors, sizes, loaded.path.name).module
+    return _without_unused(module, flat, tensors)
 
 
 def _record(flat: FlatModel, examples: tuple[Tensor, ...]) -> GraphModule:

@@ -11,6 +11,7 @@ from lsf.models.geometry import Edges
 from lsf.models.interaction import ELEMENTS_AT_MOST, Interaction, Neighborhood
 from lsf.models.irreps import Irreps
 from lsf.models.linear import EquivariantLinear, SpeciesLinear
+from lsf.models.pair_layout import PairLayout
 
 
 class SpeciesGroups:
@@ -192,21 +193,25 @@ class Backbone(nn.Module):
         neighbor_slots: Tensor,
         groups: SpeciesGroups,
         inputs: Tensor | None = None,
+        pairs: PairLayout | None = None,
     ) -> list[Tensor]:
         """Return the features after every layer.
 
         ``inputs`` (n_atoms, n) are the numbers that ``initial`` depends on besides the element. Where they
         are the same for all atoms of an element, the first layer sums its neighbours by element; without
-        them it does not.
+        them it does not. With ``pairs`` interactions work in that layout.
         """
         features = []
         current = initial
         neighborhood = Neighborhood(edges.edge_index, edges.harmonics, edges.radial_basis, neighbor_slots)
-        if inputs is not None and self.kernels == "native":
+        neighborhood.pairs = pairs
+        if inputs is not None and pairs is None and self.kernels == "native":
             neighborhood.representatives, neighborhood.element = groups.representatives(inputs)
         for layer in self.layers:
             current = layer(current, edges, neighborhood, groups)
             features.append(current)
             # what follows differs from atom to atom, also where hidden irreps are scalars alone
             neighborhood.representatives = neighborhood.element = None
+            if pairs is not None:
+                pairs.initial = None
         return features

@@ -25,6 +25,7 @@ from lsf.models.irreps import Irreps
 from lsf.models.linear import EquivariantLinear
 from lsf.models.moments import Inputs, summed
 from lsf.models.neighbor_sums import ElementMoments, Group, MessageMoments
+from lsf.models.pair_layout import PairLayout
 from lsf.models.radial import SILU_SCALE, RadialNetwork
 
 Path = tuple[int, int, int]
@@ -101,6 +102,7 @@ class Neighborhood:
         self.harmonics, self.radial_basis = harmonics, radial_basis
         self.representatives: Tensor | None = None
         self.element: Tensor | None = None
+        self.pairs: PairLayout | None = None
 
     @cached_property
     def blocks(self) -> EdgeBlocks:
@@ -176,6 +178,8 @@ class Interaction(MessagePassing):  # type: ignore[misc]
 
         ``features`` are ``(n_atoms, n_components, n_channels)``.
         """
+        if neighborhood.pairs is not None:
+            return self._by_pairs(features, neighborhood.pairs)
         if self.kernels == "e3nn":
             return self._down(self._reference_sum(self.linear_up(features), neighborhood))
         if self.kernels == "plain":
@@ -207,15 +211,23 @@ class Interaction(MessagePassing):  # type: ignore[misc]
     def _by_element(self, features: Tensor, neighborhood: Neighborhood, weights: Sequence[Tensor]) -> Tensor:
         """The same for scalars that depend on the element of the sender alone: weights after the sum."""
         assert neighborhood.representatives is not None
-        n_atoms, n_channels = features.shape[0], self.inputs.channels
+        n_atoms = features.shape[0]
         blocks = neighborhood.blocks
         moments = ElementMoments(blocks, neighborhood.elements_in_slots, n_atoms, weights[-1].shape[1])
         slots = neighborhood.basis_in_slots, neighborhood.harmonics_in_slots
         empty = features.new_empty((0, 0))
         (sums,) = summed(moments, Inputs(*slots, empty, empty), weights)
-        n_elements, width = neighborhood.representatives.shape[0], sums.shape[2]
         lifted = self.linear_up(features.index_select(0, neighborhood.representatives)).squeeze(1)
-        sums = sums.view(n_atoms, n_elements, -1, width)
+        n_elements, width = lifted.shape[0], sums.shape[2]
+        return blocks.unsort(self._down_by_element(sums.view(n_atoms, n_elements, -1, width), lifted))
+
+    def _down_by_element(self, sums: Tensor, lifted: Tensor) -> Tensor:
+        """Apply radial weights, senders' features (n_elements, n_channels) and :meth:`_down` at once.
+
+        ``sums`` are ``(n_atoms, n_elements, (max_ell + 1)², width)`` of the last hidden layer.
+        """
+        n_atoms, n_elements, _, width = sums.shape
+        n_channels = self.inputs.channels
         radial = self._last().view(width, -1, n_channels)
         parts = []
         for degree, weight in enumerate(self.linear_down):
@@ -224,7 +236,31 @@ class Interaction(MessagePassing):  # type: ignore[misc]
             block = sums[:, :, degree * degree : (degree + 1) ** 2].transpose(1, 2)
             rows = block.reshape(-1, n_elements * width) @ mixed.reshape(n_elements * width, n_channels)
             parts.append(rows.view(n_atoms, -1, n_channels))
-        return blocks.unsort(torch.cat(parts, dim=1))
+        return torch.cat(parts, dim=1)
+
+    def _by_pairs(self, features: Tensor, pairs: PairLayout) -> Tensor:
+        """The same for compilers: one set of radial weights per pair, sums as loops over slots."""
+        hidden = pairs.basis
+        for scaled in self.radial.scaled_weights():
+            hidden = nn.functional.silu(hidden @ scaled)
+        harmonics = pairs.harmonics
+        if self.inputs.degrees == (0,) and pairs.initial is not None:
+            spread = (pairs.elements.unsqueeze(3) * harmonics.unsqueeze(2)).flatten(2)
+            sums = torch.bmm(spread.transpose(1, 2), pairs.in_slots(hidden))
+            lifted = self.linear_up(pairs.initial).squeeze(1)
+            shape = (sums.shape[0], lifted.shape[0], -1, sums.shape[2])
+            return self._down_by_element(sums.reshape(shape), lifted)
+        n_channels = self.inputs.channels
+        # [atom, slot, m2, path, m1, channel]
+        gathered = pairs.of_senders(self.linear_up(features).flatten(1)).unflatten(2, (1, 1, -1, n_channels))
+        radial = pairs.in_slots(hidden @ self._last()).unflatten(2, (1, -1, 1, n_channels))
+        moments = []
+        for group in self.groups:
+            weights = radial[:, :, :, group.column : group.column + group.paths]
+            part = gathered[:, :, :, :, group.component : group.component + group.size]
+            angular = harmonics[:, :, group.angular, None, None, None]
+            moments.append((weights * part * angular).sum(1).flatten(2))
+        return self._down(self._coupled(moments))
 
     def _coupled(self, sums: Sequence[Tensor]) -> list[list[Tensor]]:
         """Return per message degree the messages of its paths, ``(n_atoms, 2l + 1, n_channels)`` each.

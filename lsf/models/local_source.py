@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,9 @@ from lsf.electrostatics.field import field_energy
 from lsf.models.backbone import Backbone, SpeciesGroups
 from lsf.models.charge_state import ChargeState
 from lsf.models.geometry import edge_geometry
+from lsf.models.interaction import ELEMENTS_AT_MOST
+from lsf.models.oxidation import NoMixer
+from lsf.models.pair_layout import PairLayout, PairTables, pair_layout
 from lsf.models.pairs import BondLengths, PairRepulsion
 from lsf.models.radial import RadialBasis
 from lsf.models.readouts import EnergyReadout, PolarizabilityReadout
@@ -33,6 +37,15 @@ class ModelOutput(NamedTuple):
     energy_short_range: Tensor
     energy_coulomb: Tensor
     energy_field: Tensor
+    node_energy: Tensor
+    density: Tensor
+    polarization: Tensor
+    polarizability: Tensor | None
+
+
+class ShortRange(NamedTuple):
+    """What a network gives, float64: ``node_energy`` (n_atoms,) eV, the rest as in :class:`ModelOutput`."""
+
     node_energy: Tensor
     density: Tensor
     polarization: Tensor
@@ -151,8 +164,32 @@ class LocalSourceModel(nn.Module):
         return initial, torch.stack(inputs, dim=1)
 
     def forward(self, *tensors: Tensor) -> ModelOutput:
-        """Return energies, density and polarization of the flat tensors of :class:`GraphTensors`."""
-        graph = GraphTensors(*tensors)
+        """Return energies, density and polarization of the flat tensors of :class:`GraphTensors`.
+
+        Those of :class:`lsf.models.pair_layout.PairTables` may follow: interactions then work in pairs.
+        """
+        graph, tables = split_tensors(tensors)
+        n_graphs = graph.cell.shape[0]
+        network = self.short_range(graph, tables)
+        node_atomic = self.atomic_energies.index_select(0, graph.species)
+        atomic = sum_over_graph(node_atomic, graph.batch, n_graphs)
+        short_range = sum_over_graph(network.node_energy, graph.batch, n_graphs)
+        coulomb = self.coulomb(network.density, graph)
+        field = field_energy(network.polarization, graph.external_field)
+        return ModelOutput(
+            atomic + short_range + coulomb + field,
+            atomic,
+            short_range,
+            coulomb,
+            field,
+            node_atomic + network.node_energy,
+            network.density,
+            network.polarization,
+            network.polarizability,
+        )
+
+    def short_range(self, graph: GraphTensors, tables: PairTables | None = None) -> ShortRange:
+        """Return what the network gives: all but energies of atoms, Coulomb and field energy."""
         n_graphs = graph.cell.shape[0]
         bonds = None
         if self.bond_lengths is not None:
@@ -170,30 +207,43 @@ class LocalSourceModel(nn.Module):
         )
         groups = SpeciesGroups(graph.present_species, graph.species_slots, graph.species_place)
         initial, inputs = self._initial(graph)
-        features = self.backbone(initial, edges, graph.neighbor_slots, groups, inputs)
+        pairs = None if tables is None else self._pairs(graph, tables)
+        features = self.backbone(initial, edges, graph.neighbor_slots, groups, inputs, pairs)
         sources = self.source(features, edges, graph.positions, graph.formal_charges, graph.batch, n_graphs)
 
-        node_short_range = self.readout(features)
+        node_energy = self.readout(features)
         if self.pair_repulsion is not None:
             lengths = torch.sqrt((edges.vectors * edges.vectors).sum(-1))
             repulsion = self.pair_repulsion(lengths, bonds, graph.species, graph.edge_index)
-            node_short_range = node_short_range + self.readout.scale * repulsion
-        node_atomic = self.atomic_energies.index_select(0, graph.species)
-        atomic = sum_over_graph(node_atomic, graph.batch, n_graphs)
-        short_range = sum_over_graph(node_short_range, graph.batch, n_graphs)
-        coulomb = self.coulomb(sources.density, graph)
-        field = field_energy(sources.polarization, graph.external_field)
+            node_energy = node_energy + self.readout.scale * repulsion
         polarizability = None
         if self.polarizability is not None:
             polarizability = sum_over_graph(self.polarizability(features), graph.batch, n_graphs)
-        return ModelOutput(
-            atomic + short_range + coulomb + field,
-            atomic,
-            short_range,
-            coulomb,
-            field,
-            node_atomic + node_short_range,
-            sources.density,
-            sources.polarization,
-            polarizability,
+        return ShortRange(node_energy, sources.density, sources.polarization, polarizability)
+
+    def _pairs(self, graph: GraphTensors, tables: PairTables) -> PairLayout:
+        """Return the layout of pairs."""
+        bonds = None
+        if self.bond_lengths is not None:
+            bonds = self.bond_lengths(graph.species, tables.pairs)
+        layout = pair_layout(
+            tables,
+            graph.positions,
+            graph.cell,
+            graph.batch,
+            self.radial,
+            self.max_ell,
+            self.dtype,
+            bonds,
         )
+        by_species = isinstance(self.source.mixer, NoMixer) and self.charge_state is None
+        if by_species and self.species.shape[0] <= ELEMENTS_AT_MOST:
+            layout.initial = self.backbone.embedding.unsqueeze(1)
+        return layout
+
+
+def split_tensors(tensors: Sequence[Tensor]) -> tuple[GraphTensors, PairTables | None]:
+    """Return the flat arguments of a model by name."""
+    n_graph = len(GraphTensors._fields)
+    tables = PairTables(*tensors[n_graph:]) if len(tensors) > n_graph else None
+    return GraphTensors(*tensors[:n_graph]), tables

@@ -1,0 +1,176 @@
+"""Compiled packages: a model as a shared library, with what a program must know to use it.
+
+A package is executable code, as a shared library is: load those you trust. Nothing in it is unpickled. Its
+metadata are read from the archive before anything of it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import attrs
+import cattrs
+import torch
+from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
+from torch import Tensor, nn
+
+from lsf.data.graph import collate, graph_tensors
+from lsf.data.statistics import DataFacts
+from lsf.deploy.ase import LsfCalculator
+from lsf.errors import LsfError, ModelFileError
+from lsf.models.pair_layout import PairTables, pair_tables
+from lsf.recipe_io import read_recipe_text
+
+if TYPE_CHECKING:
+    from lsf.export.package import LoadedModel
+
+FORMAT: Final = "lsf-aoti"
+FORMAT_VERSION: Final = 1
+METADATA_FILE: Final = "extra/lsf.json"
+"""Name of the metadata inside the archive's one folder."""
+
+MISSING: Final = ("born_charges", "hessian")
+
+
+class PackagedModel(nn.Module):
+    """The compiled model as a module: ``forward`` takes a collated batch and returns all outputs by name."""
+
+    species: Tensor
+
+    def __init__(self, runner: Any, metadata: dict[str, Any]) -> None:
+        super().__init__()
+        self.register_buffer("species", torch.tensor(metadata["atomic_numbers"]))
+        self.runner, self.metadata = runner, metadata
+        self.r_max = float(metadata["cutoff"])
+        self.polarizability = True if "polarizability" in metadata["outputs"] else None
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """Return the outputs of :func:`lsf.models.derivatives.evaluate` that a package holds."""
+        graph = graph_tensors(batch, self.species)
+        tensors = graph._asdict()
+        if set(self.metadata["inputs"]) & set(PairTables._fields):
+            tensors |= pair_tables(graph, self.species.shape[0])._asdict()
+        values = self.runner.boxed_run([tensors[name] for name in self.metadata["inputs"]])
+        return dict(zip(self.metadata["outputs"], values, strict=True))
+
+
+class PackageFile:
+    """A model in a compiled package; recipe and facts of the data as in a model file.
+
+    Parameters
+    ----------
+    file : path of the package
+    device : where to compute; packages are compiled for the CPU
+
+    Raises
+    ------
+    LsfError
+        on a device other than the CPU.
+    ModelFileError
+        when the file is missing, no package of lsf, of a newer format, or does not run here.
+    """
+
+    def __init__(self, file: str | Path, device: str = "cpu") -> None:
+        if torch.device(device).type != "cpu":
+            raise LsfError(f"device {device!r}: compiled packages compute on the CPU; expected 'cpu'")
+        self.path = Path(file)
+        self.metadata = read_metadata(self.path)
+        self.recipe = read_recipe_text(self.metadata["recipe"], f"{file} (stored recipe)")
+        # wave vectors are summed one by one inside
+        direct = attrs.evolve(self.recipe.electrostatics, backend="direct")
+        self.recipe = attrs.evolve(self.recipe, electrostatics=direct)
+        self.facts = cattrs.structure(self.metadata["facts"], DataFacts)
+        try:
+            # the class below torch's own loader, which would read further parts of the archive
+            runner = torch._C._aoti.AOTIModelPackageLoader(str(self.path), "model", False, 1, -1)  # type: ignore[attr-defined]
+        except RuntimeError as error:
+            raise ModelFileError(
+                f"{file}: does not run here ({str(error).splitlines()[0]}); it was compiled with torch "
+                f"{self.metadata['torch_version']} for {self.metadata['machine']}, this is torch "
+                f"{torch.__version__}: export the model on this machine"
+            ) from error
+        self.model = PackagedModel(runner, self.metadata)
+
+    @property
+    def cutoff(self) -> float:
+        """Cutoff of the neighbour list in Å."""
+        return float(self.metadata["cutoff"])
+
+    @property
+    def species(self) -> list[str]:
+        """Chemical symbols the model knows."""
+        return list(self.metadata["species"])
+
+    def ase_calculator(self, **settings: Any) -> CompiledCalculator:
+        """Return an ASE calculator; its settings are those of :class:`lsf.deploy.ase.LsfCalculator`."""
+        return CompiledCalculator(self, **settings)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what a package says of itself, without running anything of it.
+
+    Raises :class:`lsf.errors.ModelFileError` when the file is missing, no package of lsf or too new.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"{path}: there is no such model file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = [name for name in archive.namelist() if name.endswith(METADATA_FILE)]
+            metadata: dict[str, Any] = json.loads(archive.read(found[0])) if found else {}
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise ModelFileError(f"{path}: not a readable package ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise ModelFileError(f"{path}: a package, but not a model exported by lsf")
+    if metadata["format_version"] > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: written by lsf {metadata['lsf_version']} in format {metadata['format_version']}; this "
+            f"lsf reads formats up to {FORMAT_VERSION}: update lsf"
+        )
+    return metadata
+
+
+class CompiledCalculator(LsfCalculator):
+    """The ASE calculator of a compiled package.
+
+    Parameters are those of :class:`lsf.deploy.ase.LsfCalculator`, with a :class:`PackageFile` or its path in
+    place of the loaded model. Born charges and Hessians need the model in Python.
+    """
+
+    def __init__(self, file: PackageFile | str | Path, device: str = "cpu", **settings: Any) -> None:
+        package = file if isinstance(file, PackageFile) else PackageFile(file, device)
+        # what the calculator asks of a loaded model, a package has, too
+        super().__init__(cast("LoadedModel", package), device, **settings)
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """Return a property that the package holds."""
+        if name in MISSING:
+            raise PropertyNotImplementedError(
+                f"{name}: compiled packages hold first derivatives; use the model file"
+            )
+        return super().get_property(name, atoms, allow_calculation)
+
+    def outputs(self, batch: Any, compute: set[str]) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return all outputs: a package computes no less."""
+        found: dict[str, Tensor] = self.model(batch)
+        return found
+
+    def evaluate_many(
+        self,
+        structures: Sequence[Atoms],
+        properties: Sequence[str] = ("energy",),
+        memory: float = 1.0,  # noqa: ARG002
+    ) -> list[dict[str, Any]]:
+        """Return the results of many structures, one after the other: its memory grows with every pair."""
+        unknown = [name for name in properties if name in MISSING]
+        if unknown:
+            raise LsfError(f"{unknown[0]}: compiled packages hold first derivatives; use the model file")
+        return [result for atoms in structures for result in self._one(atoms)]
+
+    def _one(self, atoms: Atoms) -> list[dict[str, Any]]:
+        batch = collate(self._graphs([atoms]))
+        return self._by_structure(batch, self.outputs(batch, set()), [atoms])

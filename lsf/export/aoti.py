@@ -1,0 +1,155 @@
+"""Compiled packages (AOTInductor): the recorded graph of a model as a shared library, for simulations."""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import attrs
+import torch
+from ase import Atoms
+from torch.export import Dim
+
+from lsf.compilers import require_compiler
+from lsf.deploy.aoti import FORMAT, FORMAT_VERSION, METADATA_FILE, PackageFile
+from lsf.electrostatics.boundary import kinds_by_periodicity
+from lsf.errors import ExportError
+from lsf.export.graph import FlatGraph, recorded
+from lsf.export.package import LoadedModel
+from lsf.export.prepare import described
+from lsf.export.verify import TOLERANCES, agreement, batch_of, compare, structures
+from lsf.files import replacing
+from lsf.models.derivatives import evaluate
+from lsf.models.local_source import LocalSourceModel
+from lsf.options import option
+from lsf.recipe_io import resolved_toml
+
+_STATIC: Final = ("n_species",)
+_ONE_OR_MORE: Final = ("n_atoms", "n_graphs", "n_present", "n_slots", "n_neighbors", "n_rows")
+
+
+@attrs.frozen
+class AotiOptions:
+    """Options of the exporter."""
+
+    dtype: Literal["float64", "float32"] | None = option(
+        "Precision of the parameters and the short-range part in the package; the model's own where not "
+        "given. float32 is faster; electrostatics stays in float64.",
+        default=None,
+    )
+
+
+class AotiExporter:
+    """Writes compiled packages."""
+
+    suffix = ".pt2"
+
+    def __init__(self, options: AotiOptions) -> None:
+        self.options = options
+
+    def __call__(self, loaded: LoadedModel, path: Path) -> str:
+        """Write the package and return what its verification found."""
+        return export_aoti(loaded, path, self.options)
+
+
+def export_aoti(loaded: LoadedModel, path: Path, options: AotiOptions) -> str:
+    """Compile a model into a package, whole or not at all, and return what the verification found.
+
+    Raises
+    ------
+    LsfError
+        when there is no C++ compiler.
+    ExportError
+        when the model cannot be compiled, or package and model disagree.
+    """
+    require_compiler("the format aoti")
+    dtype = getattr(torch, options.dtype or loaded.recipe.dtype)
+    graph = recorded(loaded, dtype, paired=True)
+    metadata: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **described(loaded, dtype),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "inputs": list(graph.inputs),
+        "outputs": list(graph.outputs),
+        "facts": attrs.asdict(loaded.facts),
+        "recipe": resolved_toml(loaded.recipe),
+    }
+    reference = copy.deepcopy(loaded.model).cpu().eval().set_dtype(dtype)
+    batches = structures(loaded, kinds_by_periodicity(loaded.recipe.electrostatics.boundary))
+    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+        plain = Path(folder) / "model.pt2"
+        _compile(graph, plain)
+        trial = Path(folder) / "trial.pt2"
+        _with_metadata(plain, trial, metadata)
+        errors = _verified(loaded, reference, PackageFile(trial), batches, dtype)
+        metadata["verified"] = {"structures": sum(map(len, batches)), "largest_relative_difference": errors}
+        _with_metadata(plain, temporary, metadata)
+    return agreement(metadata["verified"])
+
+
+def _compile(graph: FlatGraph, path: Path) -> None:
+    """Compile the graph for any sizes."""
+    names = {size for sizes in graph.sizes.values() for size in sizes if isinstance(size, str)}
+    dims = {name: Dim(name, min=1 if name in _ONE_OR_MORE else 0) for name in names - set(_STATIC)}
+    shapes = tuple(
+        {axis: dims[size] for axis, size in enumerate(sizes) if size in dims and example.shape[axis] > 1}
+        for sizes, example in zip(graph.sizes.values(), graph.examples, strict=True)
+    )
+    with _quiet():
+        try:
+            program = torch.export.export(graph.module, graph.examples, dynamic_shapes=shapes, strict=False)
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+        except Exception as error:  # torch raises of every kind
+            said = (str(error).splitlines() or ["nothing more"])[0]
+            raise ExportError(
+                f"the model cannot be compiled ({type(error).__name__}: {said}); "
+                "TorchScript files serve the same programs: --format torchscript"
+            ) from error
+
+
+def _with_metadata(package: Path, path: Path, metadata: dict[str, Any]) -> None:
+    """Write a copy of a package with its metadata inside."""
+    with zipfile.ZipFile(package) as source, zipfile.ZipFile(path, "w") as target:
+        names = source.namelist()
+        for name in names:
+            target.writestr(name, source.read(name))
+        root = names[0].split("/")[0]
+        target.writestr(f"{root}/{METADATA_FILE}", json.dumps(metadata, ensure_ascii=False))
+
+
+def _verified(
+    loaded: LoadedModel,
+    reference: LocalSourceModel,
+    file: PackageFile,
+    batches: Sequence[Sequence[Atoms]],
+    dtype: torch.dtype,
+) -> dict[str, float]:
+    """Return the largest difference to the model in Python by output."""
+    largest: dict[str, float] = {}
+    settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
+    for atoms in batches:
+        batch = batch_of(loaded, atoms, settings)
+        expected = evaluate(reference, batch, ("forces", "virial", "stress", "potential"))
+        found = file.model(batch)
+        what = f"verification on {sum(len(item) for item in atoms)} atoms, pbc = {atoms[0].pbc.tolist()}"
+        for name, error in compare(expected, found, TOLERANCES[dtype], what).items():
+            largest[name] = max(error, largest.get(name, 0.0))
+    return largest
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what the compiler says about its own code: the package is verified."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
