@@ -33,6 +33,9 @@ BATCH_TERMS: Final = 2**20
 CHUNK_ELEMENTS = 2**17
 """Phases made at a time, some structures: five arrays of this size are kept (5 MB)."""
 
+FEW_PHASES = 2**17
+"""So many cosines and sines cost less than the calls that avoid them."""
+
 _SIGNS: Final = (1.0, -1.0, -1.0, 1.0)
 """Sign, by degree modulo four, of ``(-i)^degree`` with its i taken into the choice of cosine and sine."""
 
@@ -99,6 +102,11 @@ class PhasePair:
     def fill(self, reduced: Tensor) -> None:
         """Make the phases of atoms at ``reduced`` [a, j, 3] float64."""
         layout = self._layout
+        if self._phases.dtype == reduced.dtype and self._phases.numel() <= FEW_PHASES:
+            angles = torch.bmm(layout.turned, reduced.transpose(1, 2))
+            torch.cos(angles, out=self._phases[:, 0])
+            torch.sin(angles, out=self._phases[:, 1])
+            return
         x, y, z = (
             _turned(steps[:, None] * reduced[:, None, :, axis]) for axis, steps in enumerate(layout.axes)
         )  # cosines and sines [a, h, j]

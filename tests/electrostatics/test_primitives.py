@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,18 @@ def arrange_phases(
     return fourier_phases.arrange(fractional, layout, len(k_batch))
 
 
-WAYS = pytest.mark.parametrize("arrange", [fourier_blocks.arrange, arrange_phases], ids=["blocks", "phases"])
+def arrange_products(*arguments: Any) -> fourier_phases.PhasePair:
+    """Phases as in large batches, from those along the axes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fourier_phases, "FEW_PHASES", 0)
+        return arrange_phases(*arguments)
+
+
+WAYS = pytest.mark.parametrize(
+    "arrange",
+    [fourier_blocks.arrange, arrange_phases, arrange_products],
+    ids=["blocks", "phases", "products of phases"],
+)
 
 
 def random(seed: int, *shape: int) -> Tensor:
@@ -171,10 +183,10 @@ def test_memory_of_phases_is_lent_to_one_pair_at_a_time(dtype: torch.dtype) -> N
     places = [random(seed, len(BATCH), 3).to(dtype) for seed in (1, 2, 3)]
     moments = random(4, len(BATCH), 4).to(dtype)
     expected = [fourier_blocks.arrange(place, *waves).sum(moments, 1) for place in places]
-    first, second = (arrange_phases(place, *waves) for place in places[:2])
+    first, second = (arrange_products(place, *waves) for place in places[:2])
     found = [first.sum(moments, 1), second.sum(moments, 1)]
     del first
-    third = arrange_phases(places[2], *waves)
+    third = arrange_products(places[2], *waves)
     found += [third.sum(moments, 1), second.sum(moments, 1)]
     tolerance = 1e-11 if dtype == torch.float64 else 1e-3  # sums of some ten terms up to 1e2
     for one, other in zip(found, [*expected, expected[1]], strict=True):

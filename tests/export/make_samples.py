@@ -1,7 +1,7 @@
 """Writes the samples of the present format: python -m tests.export.make_samples.
 
-One small untrained model of two kinds each, with energies, forces and charges of two structures. Once a format
-is out, its samples stay as they are.
+One small untrained model of two kinds each, with energies, forces and charges of two structures. Once a
+format is out, its samples stay as they are.
 """
 
 from __future__ import annotations
