@@ -6,7 +6,6 @@ metadata are read from the archive before anything of it runs.
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from lsf.data.graph import collate, graph_tensors
 from lsf.data.statistics import DataFacts
 from lsf.deploy.ase import LsfCalculator
+from lsf.deploy.metadata import checked_metadata
 from lsf.errors import LsfError, ModelFileError
 from lsf.models.pair_layout import PairTables, pair_tables
 from lsf.recipe_io import read_recipe_text
@@ -121,17 +121,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             found = [name for name in archive.namelist() if name.endswith(METADATA_FILE)]
-            metadata: dict[str, Any] = json.loads(archive.read(found[0])) if found else {}
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+            text = archive.read(found[0]) if found else b""
+    except (zipfile.BadZipFile, OSError) as error:
         raise ModelFileError(f"{path}: not a readable package ({error})") from error
-    if metadata.get("format") != FORMAT:
-        raise ModelFileError(f"{path}: a package, but not a model exported by lsf")
-    if metadata["format_version"] > FORMAT_VERSION:
-        raise ModelFileError(
-            f"{path}: written by lsf {metadata['lsf_version']} in format {metadata['format_version']}; this "
-            f"lsf reads formats up to {FORMAT_VERSION}: update lsf"
-        )
-    return metadata
+    return checked_metadata(text, FORMAT, FORMAT_VERSION, str(path), "a package")
 
 
 class CompiledCalculator(LsfCalculator):

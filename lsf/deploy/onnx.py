@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lsf.deploy.arrays import Array, ArrayInputs
+from lsf.deploy.metadata import checked_metadata
 from lsf.errors import LsfError, MissingExtraError, ModelFileError
 
 if TYPE_CHECKING:
@@ -56,16 +56,8 @@ class OnnxFile:
             self.session = onnxruntime.InferenceSession(content, options, providers=list(providers))
         except Exception as error:  # onnxruntime has an exception of its own for every kind of damage
             raise ModelFileError(f"{name}: not a readable ONNX file ({error})") from error
-        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        self.metadata: dict[str, Any] = json.loads(text) if text else {}
-        if not text or self.metadata["format"] != FORMAT:
-            raise ModelFileError(f"{name}: an ONNX file, but not a model exported by lsf")
-        if self.metadata["format_version"] > FORMAT_VERSION:
-            raise ModelFileError(
-                f"{name}: written by lsf {self.metadata['lsf_version']} in format "
-                f"{self.metadata['format_version']}; this lsf reads formats up to {FORMAT_VERSION}: "
-                "update lsf"
-            )
+        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "")
+        self.metadata = checked_metadata(text, FORMAT, FORMAT_VERSION, name, "an ONNX file")
         self._inputs = ArrayInputs(self.metadata)
 
     @property

@@ -6,7 +6,6 @@ Nothing is unpickled, and neither the model's code nor its recipe is needed.
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lsf.data.neighbors import NeighborCache, Neighbors, find_neighbors
+from lsf.deploy.metadata import checked_metadata
 from lsf.errors import LsfError, ModelFileError
 
 FORMAT: Final = "lsf-torchscript"
@@ -60,17 +60,9 @@ class ScriptFile:
                 self.module = torch.jit.load(source, map_location=self.device, _extra_files=extra)
             except RuntimeError as error:
                 raise ModelFileError(f"{name}: not a readable TorchScript file ({error})") from error
-        if not extra[METADATA_FILE]:
-            raise ModelFileError(f"{name}: a TorchScript file, but not a model exported by lsf")
-        self.metadata: dict[str, Any] = json.loads(extra[METADATA_FILE])
-        if self.metadata.get("format") != FORMAT:
-            raise ModelFileError(f"{name}: a TorchScript file, but not a model exported by lsf")
-        if self.metadata["format_version"] > FORMAT_VERSION:
-            raise ModelFileError(
-                f"{name}: written by lsf {self.metadata['lsf_version']} in format "
-                f"{self.metadata['format_version']}; this lsf reads formats up to {FORMAT_VERSION}: "
-                "update lsf"
-            )
+        self.metadata = checked_metadata(
+            extra[METADATA_FILE], FORMAT, FORMAT_VERSION, name, "a TorchScript file"
+        )
         self.module.eval()
 
     @property

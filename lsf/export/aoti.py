@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import platform
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any, Final, Literal
 import attrs
 import torch
 from ase import Atoms
+from torch import Tensor
 from torch.export import Dim
 
 from lsf.compilers import require_compiler
@@ -25,10 +25,8 @@ from lsf.errors import ExportError
 from lsf.export.graph import FlatGraph, recorded
 from lsf.export.package import LoadedModel
 from lsf.export.prepare import described
-from lsf.export.verify import TOLERANCES, agreement, batch_of, compare, structures
+from lsf.export.verify import TOLERANCES, agreement, batch_of, reference_model, structures, verified
 from lsf.files import replacing
-from lsf.models.derivatives import evaluate
-from lsf.models.local_source import LocalSourceModel
 from lsf.options import option
 from lsf.recipe_io import resolved_toml
 
@@ -84,15 +82,21 @@ def export_aoti(loaded: LoadedModel, path: Path, options: AotiOptions) -> str:
         "facts": attrs.asdict(loaded.facts),
         "recipe": resolved_toml(loaded.recipe),
     }
-    reference = copy.deepcopy(loaded.model).cpu().eval().set_dtype(dtype)
+    reference = reference_model(loaded, dtype)
+    settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
     batches = structures(loaded, kinds_by_periodicity(loaded.recipe.electrostatics.boundary))
     with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
         plain = Path(folder) / "model.pt2"
         _compile(graph, plain)
         trial = Path(folder) / "trial.pt2"
         _with_metadata(plain, trial, metadata)
-        errors = _verified(loaded, reference, PackageFile(trial), batches, dtype)
-        metadata["verified"] = {"structures": sum(map(len, batches)), "largest_relative_difference": errors}
+        model = PackageFile(trial).model
+
+        def evaluate_file(atoms: Sequence[Atoms]) -> dict[str, Tensor]:
+            outputs: dict[str, Tensor] = model(batch_of(loaded, atoms, settings))
+            return outputs
+
+        metadata["verified"] = verified(loaded, reference, batches, evaluate_file, TOLERANCES[dtype])
         _with_metadata(plain, temporary, metadata)
     return agreement(metadata["verified"])
 
@@ -125,26 +129,6 @@ def _with_metadata(package: Path, path: Path, metadata: dict[str, Any]) -> None:
             target.writestr(name, source.read(name))
         root = names[0].split("/")[0]
         target.writestr(f"{root}/{METADATA_FILE}", json.dumps(metadata, ensure_ascii=False))
-
-
-def _verified(
-    loaded: LoadedModel,
-    reference: LocalSourceModel,
-    file: PackageFile,
-    batches: Sequence[Sequence[Atoms]],
-    dtype: torch.dtype,
-) -> dict[str, float]:
-    """Return the largest difference to the model in Python by output."""
-    largest: dict[str, float] = {}
-    settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
-    for atoms in batches:
-        batch = batch_of(loaded, atoms, settings)
-        expected = evaluate(reference, batch, ("forces", "virial", "stress", "potential"))
-        found = file.model(batch)
-        what = f"verification on {sum(len(item) for item in atoms)} atoms, pbc = {atoms[0].pbc.tolist()}"
-        for name, error in compare(expected, found, TOLERANCES[dtype], what).items():
-            largest[name] = max(error, largest.get(name, 0.0))
-    return largest
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from lsf.export.verify import batch_of, structure
 from lsf.models.derivatives import named_outputs
 from lsf.models.local_source import CoulombTerm, LocalSourceModel
 from lsf.models.pair_layout import PairTables, pair_tables
+from lsf.models.recorded import DECOMPOSED as COMPILED
 from lsf.models.recorded import record
 from lsf.models.strain import deform, inverse_volume
 
@@ -67,18 +68,7 @@ SIZES: Final[dict[str, tuple[str | int, ...]]] = {
 :class:`lsf.models.pair_layout.PairTables` for what they are."""
 
 _aten = torch.ops.aten
-DECOMPOSED: Final = (
-    _aten.silu_backward,
-    _aten.tanh_backward,
-    _aten.sigmoid_backward,
-    _aten.embedding_dense_backward,
-    _aten.slice_backward,
-    _aten.select_backward,
-    _aten.rsub,
-    _aten.t,
-    _aten.addmm,
-    _aten.detach,
-)
+DECOMPOSED: Final = (*COMPILED, _aten.rsub, _aten.t, _aten.addmm)
 """Operations that other programs lack, written out in more basic ones."""
 
 
@@ -219,6 +209,15 @@ def recorded(loaded: LoadedModel, dtype: torch.dtype, paired: bool = False) -> F
     return first
 
 
+def _periodicities(loaded: LoadedModel) -> list[int]:
+    """Return the numbers of periodic directions that examples may have.
+
+    A model without charges treats all alike, but its lists are made for those of its boundary method.
+    """
+    kinds = kinds_by_periodicity(loaded.recipe.electrostatics.boundary)
+    return [count for count, kind in enumerate(kinds) if kind != REFUSED]
+
+
 def example_inputs(
     loaded: LoadedModel, flat: FlatModel, sizes: tuple[int, ...], seed: int
 ) -> tuple[Tensor, ...]:
@@ -226,9 +225,7 @@ def example_inputs(
 
     All lists have two entries or more, since lists of none or one would be recorded as such.
     """
-    boundary = loaded.recipe.electrostatics.boundary
-    # a model without charges sees no kinds, but its lists are made for those of its boundary method
-    counts = [count for count, kind in enumerate(kinds_by_periodicity(boundary)) if kind != REFUSED]
+    counts = _periodicities(loaded)
     chosen = (counts * 2)[: max(2, len(counts))]
     settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
     for factor in (1, 4, 16, 64):
@@ -261,10 +258,7 @@ def _recorded_pairs(loaded: LoadedModel, flat: FlatModel, seed: int) -> FlatGrap
     known = loaded.facts.species
     fixed = {"n_species": len(known)} | ({"n_present": 1} if len(known) == 1 else {})
     sizes = [tuple(fixed.get(str(size), size) for size in SIZES[name]) for name in flat.inputs]
-    counts = [count for count, kind in enumerate(treated_kinds(loaded)) if kind != REFUSED]
-    if not isinstance(flat.model.coulomb, CoulombTerm):
-        boundary = loaded.recipe.electrostatics.boundary
-        counts = [count for count, kind in enumerate(kinds_by_periodicity(boundary)) if kind != REFUSED]
+    counts = _periodicities(loaded)
     settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
     for attempt in range(60):
         rng = np.random.default_rng([seed, attempt])

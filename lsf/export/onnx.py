@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Final, Literal
 import attrs
 import torch
 from ase import Atoms
+from torch import Tensor
 
 from lsf.deploy.arrays import GIVEN
 from lsf.deploy.onnx import FORMAT, FORMAT_VERSION, METADATA_KEY, OnnxFile
@@ -19,10 +19,8 @@ from lsf.errors import MissingExtraError
 from lsf.export.graph import recorded
 from lsf.export.package import LoadedModel
 from lsf.export.prepare import described
-from lsf.export.verify import agreement, batch_of, compare, structures
+from lsf.export.verify import agreement, reference_model, structures, verified
 from lsf.files import replacing
-from lsf.models.derivatives import evaluate
-from lsf.models.local_source import LocalSourceModel
 from lsf.options import option
 
 TOLERANCES: Final = {torch.float64: 1.0e-9, torch.float32: 1.0e-5}
@@ -73,7 +71,6 @@ def export_onnx(loaded: LoadedModel, path: Path, options: OnnxOptions) -> str:
     except ImportError as error:
         raise MissingExtraError("onnx", "onnx", "the format onnx") from error
     dtype = getattr(torch, options.dtype or loaded.recipe.dtype)
-    reference = copy.deepcopy(loaded.model).cpu().eval().set_dtype(dtype)
     graph = recorded(loaded, dtype)
     names = [name + GIVEN if name in graph.outputs else name for name in graph.inputs]
     metadata = {
@@ -88,8 +85,12 @@ def export_onnx(loaded: LoadedModel, path: Path, options: OnnxOptions) -> str:
     helper.set_model_props(model, _property(metadata))
     file = OnnxFile(model.SerializeToString())
     batches = structures(loaded, kinds_by_periodicity(loaded.recipe.electrostatics.boundary), seed=7)
-    errors = _verified(loaded, reference, file, batches, TOLERANCES[dtype])
-    metadata["verified"] = {"structures": sum(map(len, batches)), "largest_relative_difference": errors}
+
+    def evaluate_file(atoms: Sequence[Atoms]) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(value) for name, value in file.evaluate(file.inputs(atoms)).items()}
+
+    reference = reference_model(loaded, dtype)
+    metadata["verified"] = verified(loaded, reference, batches, evaluate_file, TOLERANCES[dtype])
     helper.set_model_props(model, _property(metadata))
     content = model.SerializeToString()
     with replacing(path) as temporary:
@@ -99,23 +100,3 @@ def export_onnx(loaded: LoadedModel, path: Path, options: OnnxOptions) -> str:
 
 def _property(metadata: dict[str, Any]) -> dict[str, str]:
     return {METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}
-
-
-def _verified(
-    loaded: LoadedModel,
-    model: LocalSourceModel,
-    file: OnnxFile,
-    batches: Sequence[Sequence[Atoms]],
-    tolerance: float,
-) -> dict[str, float]:
-    """Return the largest difference to the model in Python by output."""
-    largest: dict[str, float] = {}
-    settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
-    for atoms in batches:
-        batch = batch_of(loaded, atoms, settings)
-        expected = evaluate(model, batch, ("forces", "virial", "stress", "potential"))
-        found = {name: torch.from_numpy(value) for name, value in file.evaluate(file.inputs(atoms)).items()}
-        what = f"verification on {sum(map(len, atoms))} atoms, pbc = {atoms[0].pbc.tolist()}"
-        for name, error in compare(expected, found, tolerance, what).items():
-            largest[name] = max(error, largest.get(name, 0.0))
-    return largest

@@ -7,7 +7,6 @@ are written in TorchScript. Of the kernels it takes the plain one. The archive's
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import warnings
@@ -28,9 +27,9 @@ from lsf.export.package import LoadedModel
 from lsf.export.prepare import described, prepared, treated_kinds
 from lsf.export.script_model import BY_ELEMENT, NO_CHARGES, PER_ATOM, ScriptModel
 from lsf.export.script_plan import ScriptPlanner
-from lsf.export.verify import TOLERANCES, agreement, batch_of, compare, structures
+from lsf.export.verify import TOLERANCES, agreement, batch_of, reference_model, structures, verified
 from lsf.files import replacing
-from lsf.models.derivatives import evaluate, named_outputs
+from lsf.models.derivatives import named_outputs
 from lsf.models.local_source import LocalSourceModel
 from lsf.options import option
 
@@ -72,7 +71,7 @@ def export_torchscript(loaded: LoadedModel, path: Path, options: TorchScriptOpti
         when file and model disagree.
     """
     dtype = getattr(torch, options.dtype or loaded.recipe.dtype)
-    reference = copy.deepcopy(loaded.model).cpu().eval().set_dtype(dtype)
+    reference = reference_model(loaded, dtype)
     model = prepared(reference)
     kinds = treated_kinds(loaded)
     # a model without charges treats any periodicity in the file, in Python those of its boundary method
@@ -80,8 +79,11 @@ def export_torchscript(loaded: LoadedModel, path: Path, options: TorchScriptOpti
     script = _compiled(loaded, model, kinds, batches[0])
     metadata = _metadata(loaded, script, dtype)
     file = ScriptFile(io.BytesIO(_archive(script, metadata)))
-    errors = _verified(loaded, reference, file, batches, dtype)
-    metadata["verified"] = {"structures": sum(map(len, batches)), "largest_relative_difference": errors}
+
+    def evaluate_file(atoms: Sequence[Atoms]) -> dict[str, Tensor]:
+        return file.evaluate(file.inputs(atoms), detail=2)
+
+    metadata["verified"] = verified(loaded, reference, batches, evaluate_file, TOLERANCES[dtype])
     content = _archive(script, metadata)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -168,27 +170,6 @@ def _compiled(
             model.charge_state is not None,
         )
         return torch.jit.script(outer.eval())
-
-
-def _verified(
-    loaded: LoadedModel,
-    model: LocalSourceModel,
-    file: ScriptFile,
-    batches: Sequence[Sequence[Atoms]],
-    dtype: torch.dtype,
-) -> dict[str, float]:
-    """Return the largest difference to the model in Python by output."""
-    largest: dict[str, float] = {}
-    settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
-    for atoms in batches:
-        expected = evaluate(
-            model, batch_of(loaded, atoms, settings), ("forces", "virial", "stress", "potential")
-        )
-        found = file.evaluate(file.inputs(atoms), detail=2)
-        what = f"verification on {sum(len(item) for item in atoms)} atoms, pbc = {atoms[0].pbc.tolist()}"
-        for name, error in compare(expected, found, TOLERANCES[dtype], what).items():
-            largest[name] = max(error, largest.get(name, 0.0))
-    return largest
 
 
 def _metadata(loaded: LoadedModel, script: Any, dtype: torch.dtype) -> dict[str, Any]:

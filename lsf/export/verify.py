@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import attrs
 import numpy as np
 import torch
 from ase import Atoms
@@ -16,6 +18,8 @@ from lsf.data.graph import collate
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.errors import DataError, ExportError
 from lsf.export.package import LoadedModel
+from lsf.models.derivatives import evaluate
+from lsf.models.local_source import LocalSourceModel
 from lsf.recipe import Head
 
 TOLERANCES: Final = {torch.float64: 1.0e-9, torch.float32: 2.0e-5}
@@ -29,7 +33,7 @@ HEAD: Final = Head(
     {"charges": CHARGES_KEY},
 )
 
-Evaluate = Callable[[Sequence[Atoms]], Mapping[str, Tensor]]
+EvaluateFile = Callable[[Sequence[Atoms]], Mapping[str, Tensor]]
 
 
 def structures(loaded: LoadedModel, kinds: Sequence[int], seed: int = 0) -> list[list[Atoms]]:
@@ -88,6 +92,34 @@ def batch_of(loaded: LoadedModel, atoms: Sequence[Atoms], settings: Electrostati
         raise DataError(f"{loaded.path.name} cannot evaluate these structures", problems)
     rule = loaded.recipe.model.options.formal_charge_rule()
     return collate(build_graphs(frames, loaded.model.r_max, settings, rule))
+
+
+def reference_model(loaded: LoadedModel, dtype: torch.dtype) -> LocalSourceModel:
+    """Return the model in Python that a file of this precision must agree with."""
+    return copy.deepcopy(loaded.model).cpu().eval().set_dtype(dtype)
+
+
+def verified(
+    loaded: LoadedModel,
+    model: LocalSourceModel,
+    batches: Sequence[Sequence[Atoms]],
+    evaluate_file: EvaluateFile,
+    tolerance: float,
+) -> dict[str, Any]:
+    """Return what metadata say of a verification: how many structures, the largest difference by output.
+
+    ``evaluate_file`` returns a file's outputs of structures. Raises :class:`lsf.errors.ExportError` where one
+    differs from ``model``'s by more than ``tolerance``.
+    """
+    largest: dict[str, float] = {}
+    settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
+    for atoms in batches:
+        batch = batch_of(loaded, atoms, settings)
+        expected = evaluate(model, batch, ("forces", "virial", "stress", "potential"))
+        what = f"verification on {sum(map(len, atoms))} atoms, pbc = {atoms[0].pbc.tolist()}"
+        for name, error in compare(expected, evaluate_file(atoms), tolerance, what).items():
+            largest[name] = max(error, largest.get(name, 0.0))
+    return {"structures": sum(map(len, batches)), "largest_relative_difference": largest}
 
 
 def compare(
