@@ -66,13 +66,14 @@ def structures() -> dict[str, Atoms]:
 
 
 def reference(loaded: LoadedModel, atoms: Atoms, electric_field=None) -> dict[str, np.ndarray]:
-    """Return energy, forces, stress (3, 3), charges and dipole of the model in Python."""
+    """Return energy, energies of atoms, forces, stress (3, 3), charges and dipole of the model in Python."""
     calculator = loaded.ase_calculator(electric_field=electric_field)
     atoms = atoms.copy()
     atoms.calc = calculator
     found = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
     if atoms.pbc.all():
         found["stress"] = atoms.get_stress(voigt=False)
+    found["energies"] = atoms.get_potential_energies()
     return found | {"charges": atoms.get_charges(), "dipole": atoms.get_dipole_moment()}
 
 

