@@ -13,6 +13,7 @@ from ase.io import write
 import lsf
 from lsf import cli
 from lsf.data.graph import GraphTensors, graph_tensors
+from lsf.data.statistics import DataFacts
 from lsf.deploy import onnx as onnx_files
 from lsf.deploy.arrays import ArrayInputs
 from lsf.deploy.onnx import OnnxFile
@@ -275,3 +276,30 @@ def test_every_model_and_boundary_method(tmp_path, case):
         atoms.info |= {"total_charge": float(index), "total_spin": 1.0}
     for chosen in (structures, *([atoms] for atoms in structures)):
         assert_equal(loaded, file, chosen, tolerance)
+
+
+@pytest.mark.slow
+def test_slabs_with_the_older_dipole_correction(tmp_path):
+    settings = 'correction = "dipole"'
+    loaded = lsf.load(model_file(tmp_path, boundary="slab", more="num_interactions = 1", settings=settings))
+    export_onnx(loaded, tmp_path / "m.onnx", OnnxOptions())
+    file = OnnxFile(tmp_path / "m.onnx")
+    slabs = [salt_slab(4), salt_slab(5) * (2, 1, 1)]
+    for chosen in (slabs, slabs[1:]):
+        assert_equal(loaded, file, chosen)
+    # summed in the cell as given, with its vacuum: there is neither an internal cell nor a layer term
+    assert not {"slab_length", "layer_pairs"} & set(file.inputs(slabs))
+
+
+@pytest.mark.slow
+def test_a_model_of_one_element(tmp_path):
+    facts = DataFacts((18,), {18: -3.0}, 7.3, {"train": 4})
+    loaded = lsf.load(model_file(tmp_path, "auto", "LocalCharges", "num_interactions = 1", facts=facts))
+    export_onnx(loaded, tmp_path / "m.onnx", OnnxOptions())
+    file = OnnxFile(tmp_path / "m.onnx")
+    assert file.species == ["Ar"]
+    crystal, cluster = triclinic_salt(5), water(3)
+    for atoms in (crystal, cluster):
+        atoms.numbers[:] = 18
+    for chosen in ([crystal, cluster], [crystal], [cluster], [lone(cluster)]):
+        assert_equal(loaded, file, chosen)

@@ -30,10 +30,12 @@ from tests.models.helpers import boxed_water, salt_slab, triclinic_salt, water
 FACTS = DataFacts((1, 8, 11, 17), {1: -13.6, 8: -430.0, 11: -5.0, 17: -460.0}, 7.3, {"train": 4})
 
 
-def model_file(folder, boundary="realspace", model="LocalSplitCharges", more="", degree=1):
-    """Write a small untrained model; ``more`` are lines of its [model] table."""
+def model_file(
+    folder, boundary="realspace", model="LocalSplitCharges", more="", degree=1, settings="", facts=FACTS
+):
+    """Write a small untrained model; ``more`` and ``settings`` are lines of [model] and [electrostatics]."""
     text = RECIPE.format(dtype="float64")
-    text = text.replace('"realspace"', f'"{boundary}"\nmultipoles_max_l = {degree}')
+    text = text.replace('"realspace"', f'"{boundary}"\nmultipoles_max_l = {degree}\n{settings}')
     if "hidden_irreps" in more:
         text = text.replace('hidden_irreps = "4x0e + 4x1o"\n', "")
     text = text.replace('"LocalSplitCharges"', f'"{model}"').replace("max_ell = 2", f"max_ell = 2\n{more}")
@@ -43,7 +45,7 @@ def model_file(folder, boundary="realspace", model="LocalSplitCharges", more="",
         text = text.replace("formal_charges", "# formal_charges")
     recipe = read_recipe_text(text, "test")
     torch.manual_seed(5)
-    return save_model(build_model(recipe, FACTS), folder / "small.safetensors", recipe, FACTS)
+    return save_model(build_model(recipe, facts), folder / "small.safetensors", recipe, facts)
 
 
 def exported(folder, dtype=None, **settings):
