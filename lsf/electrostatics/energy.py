@@ -7,8 +7,6 @@ A structure's kind, stated by its plan, selects the terms; structures of differe
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -22,19 +20,15 @@ from lsf.electrostatics.boundary import (
     CoulombPlan,
     Electrostatics,
     kinds_by_periodicity,
-    mesh_request,
 )
 from lsf.electrostatics.corrections import box_energy, slab_energy, truncated_energy
 from lsf.electrostatics.dispatch import arrange, open_pairs
 from lsf.electrostatics.fourier import fourier_sum
-from lsf.electrostatics.lattice import Lattice, build_lattice, of_structure
+from lsf.electrostatics.lattice import of_structure
 from lsf.electrostatics.layer import layer_energy
 from lsf.electrostatics.mesh import centred
 from lsf.electrostatics.multipoles import fractional_moments, max_degree, self_energies, transformed
-from lsf.units import COULOMB_CONSTANT
-
-TAPER_START = 0.9
-"""The kernel falls smoothly to zero between this part of the largest wave vector and the whole."""
+from lsf.electrostatics.waves import waves
 
 
 def coulomb_energy(
@@ -89,9 +83,12 @@ def coulomb_energy(
         energy = energy + positions[:0].sum() + coefficients[:0].sum() + cell[:0].sum()
     if kinds == {KIND_OPEN} and not plan.k_triplets.shape[0]:
         return energy
-    lattice = build_lattice(cell, plan)
+    meshed = meshes(plan, settings)
+    lattice, weights = waves(cell, plan, settings, meshed)
     if plan.k_triplets.shape[0]:
-        energy = energy + _reciprocal_energy(coefficients, positions, lattice, batch, plan, settings)
+        energy = energy + _reciprocal_energy(
+            coefficients, positions, lattice.inverse, weights, batch, plan, settings
+        )
     if plan.layer_pairs.shape[0]:
         energy = energy + layer_energy(coefficients, positions, lattice, batch, plan)
     if KIND_SLAB in kinds:
@@ -100,7 +97,7 @@ def coulomb_energy(
     if KIND_BOX in kinds:
         box = box_energy(coefficients, positions, lattice.volume, batch, sigma)
         energy = energy + torch.where(plan.kind == KIND_BOX, box, 0.0)
-    if meshes(plan, settings):
+    if meshed:
         radius = plan.truncation_radius.to(cell.dtype)
         energy = energy + truncated_energy(coefficients, radius, lattice.volume, batch)
     return energy
@@ -127,60 +124,24 @@ def _self_energy(coefficients: Tensor, batch: Tensor, plan: CoulombPlan, setting
 def _reciprocal_energy(
     coefficients: Tensor,
     positions: Tensor,
-    lattice: Lattice,
+    inverses: Tensor,
+    weights: Tensor,
     batch: Tensor,
     plan: CoulombPlan,
     settings: Electrostatics,
 ) -> Tensor:
-    r"""Return ``Σ_n w_n |F_n|²`` over the half space, (n_graphs,) [eV].
-
-    .. math:: w_n = \frac{4\pi k_e}{V} \frac{e^{-\sigma^2 k^2}}{k^2}\, t(k/k_c), \quad k = 2\pi n h^{-T}
-    """
+    r"""Return ``Σ_n w_n |F_n|²`` over the half space, (n_graphs,) [eV]."""
     n_graphs = plan.kind.shape[0]
-    inverse = of_structure(lattice.inverse, batch)
+    inverse = of_structure(inverses, batch)
     fractional = transformed(positions, inverse)
-    meshed = meshes(plan, settings)
-    if meshed:
+    if meshes(plan, settings):
         fractional = centred(fractional, batch, n_graphs)
     moments = fractional_moments(coefficients, inverse)
-    turned = 2.0 * math.pi * plan.k_triplets.to(positions.dtype)
-    transposed = of_structure(lattice.inverse.transpose(1, 2), plan.k_batch)
-    squared = transformed(turned, transposed).square().sum(1)
-    wave_numbers = torch.sqrt(squared)
-    scale = 4.0 * math.pi * COULOMB_CONSTANT / lattice.volume
-    weights = of_structure(scale, plan.k_batch) * torch.exp(-(settings.smearing_width**2) * squared) / squared
-    if meshed:
-        weights = weights * _truncation(wave_numbers, plan)
-        cutoffs = torch.full_like(lattice.volume, settings.k_cutoff)
-        cutoffs = torch.where(plan.kind == KIND_OPEN, mesh_request(settings).open_k_cutoff, cutoffs)
-        weights = weights * taper(wave_numbers / cutoffs[plan.k_batch])
-    else:
-        weights = weights * taper(wave_numbers / settings.k_cutoff)
     degree = max_degree(coefficients)
     if scripting():
-        sums = scripted.reciprocal_energy(fractional, moments, weights, batch, plan, degree)
-    elif recording():
-        sums = plain.reciprocal_energy(fractional, moments, weights, batch, plan, degree)
-    else:
-        pair = arrange(settings.backend, fractional, batch, plan)
-        terms = weights * fourier_sum(fractional, moments, pair, degree).square().sum(-1)
-        sums = terms.new_zeros(n_graphs).index_add(0, plan.k_batch, terms)
-    return sums
-
-
-def _truncation(wave_numbers: Tensor, plan: CoulombPlan) -> Tensor:
-    """Return ``1 - cos(k R)`` for open structures on a mesh, 1 for others: the kernel ends at the radius R.
-
-    C. A. Rozzi et al., Phys. Rev. B 73, 205119 (2006), eq. (15), doi:10.1103/PhysRevB.73.205119.
-    """
-    radius = plan.truncation_radius.to(wave_numbers.dtype)[plan.k_batch]
-    return torch.where(radius > 0.0, 1.0 - torch.cos(wave_numbers * radius), 1.0)
-
-
-def taper(ratio: Tensor) -> Tensor:
-    """Return 1 below 0.9, 0 from 1 on and a quintic in between, twice continuously differentiable.
-
-    Wave vectors thus enter and leave a sum without a jump when a cell changes shape.
-    """
-    u = ((ratio - TAPER_START) / (1.0 - TAPER_START)).clamp(0.0, 1.0)
-    return 1.0 - u * u * u * (10.0 - u * (15.0 - 6.0 * u))
+        return scripted.reciprocal_energy(fractional, moments, weights, batch, plan, degree)
+    if recording():
+        return plain.reciprocal_energy(fractional, moments, weights, batch, plan, degree)
+    pair = arrange(settings.backend, fractional, batch, plan)
+    terms = weights * fourier_sum(fractional, moments, pair, degree).square().sum(-1)
+    return terms.new_zeros(n_graphs).index_add(0, plan.k_batch, terms)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.backends import AdjointPair
+from lsf.electrostatics.backends import AdjointPair, capturing
 from lsf.electrostatics.multipoles import monomials
 
 
@@ -85,23 +85,30 @@ class _FourierGather(torch.autograd.Function):
 
 def kept(values: Tensor, degree: int) -> Tensor:
     """Return those columns of degree L + 1 (n_atoms, n_monomials(L + 1)) that are columns of degree L."""
-    return values.index_select(1, torch.tensor(_columns(degree)[0], device=values.device))
+    return values.index_select(1, _columns(degree, values.device)[0])
 
 
 def raise_and_contract(moments: Tensor, gathered: Tensor, degree: int) -> Tensor:
     """Return ``Σ_abc m^abc v^(abc + e_x)`` for x = 1, 2, 3: the derivative by position, (n_atoms, 3)."""
-    raised = gathered.index_select(1, torch.tensor(_columns(degree)[1], device=gathered.device))
+    raised = gathered.index_select(1, _columns(degree, gathered.device)[1])
     return (raised.reshape(moments.shape[0], 3, -1) * moments[:, None, :]).sum(-1)
 
 
-@lru_cache
-def _columns(degree: int) -> tuple[list[int], list[int]]:
+def _columns(degree: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the places, among the monomials of degree L + 1, of those of degree L.
 
-    First as they are, then with one axis' exponent raised by one, all of them per axis. Lists, not tensors:
-    a tensor made while a graph is captured must not outlive it.
+    First as they are, then with one axis' exponent raised by one, all of them per axis.
     """
+    # a tensor made while a graph is captured must not outlive it
+    return (_made_columns if capturing() else _kept_columns)(degree, device)
+
+
+def _made_columns(degree: int, device: torch.device) -> tuple[Tensor, Tensor]:
     lower, higher = monomials(degree), monomials(degree + 1)
     steps = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     raised = [higher.index((a + x, b + y, c + z)) for x, y, z in steps for a, b, c in lower]
-    return [higher.index(exponents) for exponents in lower], raised
+    same = [higher.index(exponents) for exponents in lower]
+    return torch.tensor(same, device=device), torch.tensor(raised, device=device)
+
+
+_kept_columns = lru_cache(_made_columns)

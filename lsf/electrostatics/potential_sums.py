@@ -18,12 +18,12 @@ from lsf.electrostatics.boundary import (
     plan_structure,
 )
 from lsf.electrostatics.corrections import CUBIC_MADELUNG
-from lsf.electrostatics.energy import taper
 from lsf.electrostatics.fourier_blocks import arrange
 from lsf.electrostatics.lattice import Lattice, build_lattice
 from lsf.electrostatics.multipoles import dipoles, fractional_moments, max_degree, quadrupoles
 from lsf.electrostatics.potential_waves import WaveSum
 from lsf.electrostatics.realspace import kernels
+from lsf.electrostatics.waves import taper
 from lsf.units import COULOMB_CONSTANT
 
 DENSITY_CUTOFF: Final = 7.5
