@@ -54,27 +54,27 @@ class PartedPair(NamedTuple):
 
 
 @torch.no_grad()
-def arrange(backend: str, fractional: Tensor, batch: Tensor, plan: CoulombPlan) -> AdjointPair:
+def arrange(backend: str, fractional: Tensor, batch: Tensor, plan: CoulombPlan, meshed: bool) -> AdjointPair:
     """Arrange a batch for its Fourier sums: on meshes where the plan has them, else exactly.
 
-    ``backend`` is the setting. Meshes are chosen with the plan; here only the exact sums are left to choose:
-    the GPU kernel where it is asked for.
+    ``backend`` is the setting, ``meshed`` whether a structure may be on a mesh. Meshes are chosen with the
+    plan; here only the exact sums are left to choose: the GPU kernel where it is asked for.
     """
     exact = exact_sums(backend)
     n_graphs = len(plan.kind)
     # in a captured graph the wave vectors of a mesh are summed exactly
-    meshed = [] if capturing() else (plan.mesh_order > 0).nonzero()[:, 0].tolist()
-    if not meshed:
+    if capturing() or not meshed:
         return exact(fractional, batch, plan.k_triplets, plan.k_batch, n_graphs)
+    on_mesh = (plan.mesh_order > 0).nonzero()[:, 0].tolist()
     parts = []
-    for graph in meshed:
+    for graph in on_mesh:
         atoms, waves = (batch == graph).nonzero()[:, 0], (plan.k_batch == graph).nonzero()[:, 0]
         size = (int(plan.mesh_size[graph, 0]), int(plan.mesh_size[graph, 1]), int(plan.mesh_size[graph, 2]))
         pair = mesh.arrange(fractional[atoms], plan.k_triplets[waves], size, int(plan.mesh_order[graph]))
         if n_graphs == 1:
             return pair
         parts.append(_Part(atoms, waves, pair))
-    if len(meshed) < n_graphs:
+    if len(on_mesh) < n_graphs:
         direct = plan.mesh_order == 0
         atoms, waves = direct[batch].nonzero()[:, 0], direct[plan.k_batch].nonzero()[:, 0]
         rest = exact(fractional[atoms], batch[atoms], plan.k_triplets[waves], plan.k_batch[waves], n_graphs)

@@ -27,8 +27,8 @@ from lsf.electrostatics.fourier import fourier_sum
 from lsf.electrostatics.lattice import of_structure
 from lsf.electrostatics.layer import layer_energy
 from lsf.electrostatics.mesh import centred
-from lsf.electrostatics.multipoles import fractional_moments, max_degree, self_energies, transformed
-from lsf.electrostatics.waves import waves
+from lsf.electrostatics.multipoles import max_degree, self_energies, transformed
+from lsf.electrostatics.waves import Waves, waves
 
 
 def coulomb_energy(
@@ -84,11 +84,10 @@ def coulomb_energy(
     if kinds == {KIND_OPEN} and not plan.k_triplets.shape[0]:
         return energy
     meshed = meshes(plan, settings)
-    lattice, weights = waves(cell, plan, settings, meshed)
+    of_cell = waves(cell, plan, settings, meshed)
+    lattice = of_cell.lattice
     if plan.k_triplets.shape[0]:
-        energy = energy + _reciprocal_energy(
-            coefficients, positions, lattice.inverse, weights, batch, plan, settings
-        )
+        energy = energy + _reciprocal_energy(coefficients, positions, of_cell, batch, plan, settings, meshed)
     if plan.layer_pairs.shape[0]:
         energy = energy + layer_energy(coefficients, positions, lattice, batch, plan)
     if KIND_SLAB in kinds:
@@ -124,24 +123,24 @@ def _self_energy(coefficients: Tensor, batch: Tensor, plan: CoulombPlan, setting
 def _reciprocal_energy(
     coefficients: Tensor,
     positions: Tensor,
-    inverses: Tensor,
-    weights: Tensor,
+    of_cell: Waves,
     batch: Tensor,
     plan: CoulombPlan,
     settings: Electrostatics,
+    meshed: bool,
 ) -> Tensor:
     r"""Return ``Σ_n w_n |F_n|²`` over the half space, (n_graphs,) [eV]."""
     n_graphs = plan.kind.shape[0]
-    inverse = of_structure(inverses, batch)
-    fractional = transformed(positions, inverse)
-    if meshes(plan, settings):
+    fractional = transformed(positions, of_structure(of_cell.lattice.inverse, batch))
+    if meshed:
         fractional = centred(fractional, batch, n_graphs)
-    moments = fractional_moments(coefficients, inverse)
+    moments = transformed(coefficients, of_structure(of_cell.moments, batch))
     degree = max_degree(coefficients)
+    weights = of_cell.weights
     if scripting():
         return scripted.reciprocal_energy(fractional, moments, weights, batch, plan, degree)
     if recording():
         return plain.reciprocal_energy(fractional, moments, weights, batch, plan, degree)
-    pair = arrange(settings.backend, fractional, batch, plan)
+    pair = arrange(settings.backend, fractional, batch, plan, meshed)
     terms = weights * fourier_sum(fractional, moments, pair, degree).square().sum(-1)
     return terms.new_zeros(n_graphs).index_add(0, plan.k_batch, terms)

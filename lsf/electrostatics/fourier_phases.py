@@ -136,7 +136,7 @@ class PhasePair:
 
     def sum(self, moments: Tensor, degree: int) -> Tensor:
         """Return type 1, (n_k, 2)."""
-        padded = _padded(moments, self._layout.atoms).transpose(1, 2).contiguous()
+        padded = _padded(moments, self._layout.atoms).transpose(1, 2)
         summed = torch.bmm(padded, self._phases.flatten(1, 2).transpose(1, 2))
         summed = summed.unflatten(2, (2, -1)) * self._layout.polynomials(degree, moments.dtype)[:, :, None]
         by_parity = _parities(degree, moments.dtype, moments.device)[1] @ summed.flatten(2)

@@ -97,6 +97,18 @@ def fractional_moments(coefficients: Tensor, inverse: Tensor) -> Tensor:
     return torch.stack([columns[exponents] for exponents in monomials(degree)], dim=1)
 
 
+def moment_matrices(inverse: Tensor, degree: int) -> Tensor:
+    """Return the matrices ``(n_graphs, (L+1)^2, n_monomials)`` of :func:`fractional_moments`, by structure.
+
+    ``inverse`` (n_graphs, 3, 3) [1/Å].
+    """
+    if degree == 1:
+        return _first_degree(inverse)
+    n_graphs, n_columns = inverse.shape[0], (degree + 1) ** 2
+    single = torch.eye(n_columns, dtype=inverse.dtype, device=inverse.device).repeat(n_graphs, 1)
+    return fractional_moments(single, inverse.repeat_interleave(n_columns, 0)).unflatten(0, (-1, n_columns))
+
+
 def _first_degree(inverse: Tensor) -> Tensor:
     """Return the matrices (n, 4, 4) from charge and stored dipole to the moments of degree 1.
 

@@ -1,4 +1,4 @@
-r"""What a reciprocal sum takes from the cells alone: the lattice and the weight of every wave vector.
+r"""What a reciprocal sum takes from the cells alone, above all the weight of every wave vector.
 
 .. math:: w_n = \frac{4\pi k_e}{V} \frac{e^{-\sigma^2 k^2}}{k^2}\, t(k/k_c), \quad k = 2\pi n h^{-T}
 """
@@ -16,7 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from lsf.electrostatics.backends import capturing
 from lsf.electrostatics.boundary import KIND_OPEN, CoulombPlan, Electrostatics, mesh_request
 from lsf.electrostatics.lattice import Lattice, build_lattice, of_structure
-from lsf.electrostatics.multipoles import transformed
+from lsf.electrostatics.multipoles import moment_matrices, transformed
 from lsf.units import COULOMB_CONSTANT
 
 TAPER_START = 0.9
@@ -24,14 +24,15 @@ TAPER_START = 0.9
 
 
 class Waves(NamedTuple):
-    """Lattices of a batch and the weights of its wave vectors."""
+    """What a batch's reciprocal sums are made with."""
 
     lattice: Lattice
+    moments: Tensor  # (n_graphs, (L+1)^2, n_monomials), from coefficients to fractional moments
     weights: Tensor  # (n_k,) eV/e²
 
 
 def waves(cell: Tensor, plan: CoulombPlan, settings: Electrostatics, meshed: bool) -> Waves:
-    """Return lattices and weights, differentiable with respect to ``cell`` (n_graphs, 3, 3) [Å].
+    """Return what the cells determine, differentiable with respect to ``cell`` (n_graphs, 3, 3) [Å].
 
     ``meshed`` says whether a structure may be summed on a mesh. Where no gradient by the cell is asked for,
     the last ones of a plan serve as long as its cells stay: in dynamics at constant volume.
@@ -39,7 +40,7 @@ def waves(cell: Tensor, plan: CoulombPlan, settings: Electrostatics, meshed: boo
     if cell.requires_grad or capturing() or torch.is_inference_mode_enabled():
         return _made(cell, plan, settings, meshed)
     key = (settings, meshed, *(tensor._version for tensor in plan))
-    known = _known.get(plan.k_triplets)
+    known: _Kept | None = _known.get(plan.k_triplets)
     if known is not None and known.key == key and known.serves(cell, plan):
         return known.found
     found = _made(cell, plan, settings, meshed)
@@ -71,12 +72,13 @@ def _made(cell: Tensor, plan: CoulombPlan, settings: Electrostatics, meshed: boo
     wave_numbers = torch.sqrt(squared)
     scale = 4.0 * math.pi * COULOMB_CONSTANT / lattice.volume
     weights = of_structure(scale, plan.k_batch) * torch.exp(-(settings.smearing_width**2) * squared) / squared
+    moments = moment_matrices(lattice.inverse, settings.multipoles_max_l)
     if not meshed:
-        return Waves(lattice, weights * taper(wave_numbers / settings.k_cutoff))
+        return Waves(lattice, moments, weights * taper(wave_numbers / settings.k_cutoff))
     cutoffs = torch.full_like(lattice.volume, settings.k_cutoff)
     cutoffs = torch.where(plan.kind == KIND_OPEN, mesh_request(settings).open_k_cutoff, cutoffs)
     weights = weights * _truncation(wave_numbers, plan)
-    return Waves(lattice, weights * taper(wave_numbers / cutoffs[plan.k_batch]))
+    return Waves(lattice, moments, weights * taper(wave_numbers / cutoffs[plan.k_batch]))
 
 
 def _truncation(wave_numbers: Tensor, plan: CoulombPlan) -> Tensor:
