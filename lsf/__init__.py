@@ -14,12 +14,13 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(path: str | Path) -> LoadedModel:
+def load(path: str | Path, kernels: str | None = None) -> LoadedModel:
     """Return the trained model stored in a ``.safetensors`` file written by lsf.
 
-    Raises :class:`lsf.errors.ModelFileError` when the file is missing, damaged or newer than this
-    version of lsf.
+    ``kernels`` are those of the message passing to compute with (``lsf list kernels``), whatever the model
+    was trained with. Raises :class:`lsf.errors.ModelFileError` when the file is missing, damaged or newer
+    than this version of lsf.
     """
     from lsf.export.package import load_model
 
-    return load_model(path)
+    return load_model(path, kernels)

@@ -17,6 +17,7 @@ from lsf.catalog import Catalog, catalog
 from lsf.data.keys import PROPERTIES
 from lsf.data.shards import is_shard_folder
 from lsf.errors import LsfError, Problem, RecipeError, nearest
+from lsf.models.options import BackboneOptions
 from lsf.options import device_name
 from lsf.recipe import Recipe
 from lsf.recipe_io import draft_recipe, in_order
@@ -248,6 +249,25 @@ def _device(recipe: Recipe, _components: Catalog) -> list[Problem]:
     return [problem] if problem is not None else []
 
 
+def _kernels(recipe: Recipe, components: Catalog) -> list[Problem]:
+    """Kernels that need something have it: a package, a kind of device."""
+    options = recipe.model.options
+    if not isinstance(options, BackboneOptions) or options.kernels not in components.names("kernels"):
+        return []
+    if not components.entry("kernels", options.kernels).requires or _device_problem(recipe.device):
+        return []
+    import torch
+
+    from lsf.models.kernels import kernel_class, runnable
+
+    device = torch.device(pick_device(recipe.device))
+    missing = kernel_class(options.kernels).missing(device)
+    if missing is None:
+        return []
+    expected = f"one of those that run on {device.type!r}: {', '.join(runnable(device))}"
+    return [_problem(("model", "kernels"), f'"{options.kernels}", but {missing}', expected)]
+
+
 def _device_problem(name: str) -> Problem | None:
     if not name.startswith("cuda"):
         return None
@@ -276,5 +296,6 @@ _RULES: Final[tuple[tuple[tuple[str, ...], Rule], ...]] = (
     (("model",), _start),
     (("model", "stages"), _polarizability),
     (("device",), _device),
+    (("model", "device"), _kernels),
 )
 """Each rule with the keys it reads."""

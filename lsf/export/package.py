@@ -24,6 +24,7 @@ from lsf.errors import ModelFileError, did_you_mean
 from lsf.export.upgrades import FORMAT_VERSION, Header, steps_from, upgraded_header
 from lsf.files import replacing
 from lsf.models.build import build_model
+from lsf.models.kernels import kernels_for_any_device
 from lsf.models.local_source import LocalSourceModel
 from lsf.options import NoOptions
 from lsf.recipe import Recipe
@@ -154,11 +155,12 @@ def _stored_header(path: Path) -> Header:
     return header
 
 
-def load_model(path: str | Path) -> LoadedModel:
+def load_model(path: str | Path, kernels: str | None = None) -> LoadedModel:
     """Return the model stored in a file, on the CPU, with exactly the weights and dtype it was saved with.
 
-    Raises :class:`lsf.errors.ModelFileError` as :func:`read_header` does, and when weights are missing,
-    unexpected or of another shape.
+    It computes with ``kernels`` or, without them, with those of its recipe if they run anywhere, otherwise
+    with "auto". Raises :class:`lsf.errors.ModelFileError` as :func:`read_header` does, and when weights are
+    missing, unexpected or of another shape.
     """
     path = Path(path)
     header = read_header(path)
@@ -173,4 +175,5 @@ def load_model(path: str | Path) -> LoadedModel:
         model.load_state_dict(tensors, strict=True)
     except (SafetensorError, RuntimeError) as error:
         raise ModelFileError(f"{path}: the weights do not fit the stored recipe: {error}") from error
+    model.backbone.use_kernels(kernels or kernels_for_any_device(model.backbone.kernels))
     return LoadedModel(model.eval(), recipe, facts, header, path)

@@ -11,19 +11,16 @@ import torch
 import lsf
 from lsf.electrostatics.boundary import KIND_OPEN, kinds_by_periodicity
 from lsf.export.package import CONVENTIONS, UNITS, LoadedModel
-from lsf.models.interaction import Interaction
 from lsf.models.local_source import CoulombTerm, LocalSourceModel
 from lsf.models.sources import NoSource
 
 
-def prepared(model: LocalSourceModel) -> LocalSourceModel:
-    """Return a copy with kernels and Coulomb sums that can leave Python."""
+def prepared(model: LocalSourceModel, backend: str = "direct") -> LocalSourceModel:
+    """Return a copy with kernels and Coulomb sums that can leave Python; ``backend`` is that of the sums."""
     model = copy.deepcopy(model).requires_grad_(False)
-    for module in model.modules():
-        if isinstance(module, Interaction):
-            module.kernels = "plain"
+    model.backbone.use_kernels("plain")
     if isinstance(model.coulomb, CoulombTerm):
-        model.coulomb.settings = attrs.evolve(model.coulomb.settings, backend="direct")
+        model.coulomb.settings = attrs.evolve(model.coulomb.settings, backend=backend)
     return model
 
 

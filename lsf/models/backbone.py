@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from lsf.models.contraction import SymmetricContraction
+from lsf.models.convolution import ELEMENTS_AT_MOST, Neighborhood
 from lsf.models.density import LocalDensity
 from lsf.models.geometry import Edges
-from lsf.models.interaction import ELEMENTS_AT_MOST, Interaction, Neighborhood
+from lsf.models.interaction import Interaction
 from lsf.models.irreps import Irreps
 from lsf.models.linear import EquivariantLinear, SpeciesLinear
 from lsf.models.pair_layout import PairLayout
@@ -170,17 +171,24 @@ class Backbone(nn.Module):
         return groups
 
     @property
+    def interactions(self) -> list[Interaction]:
+        """The message passing of every layer."""
+        return [layer.interaction for layer in self.layers if isinstance(layer, Layer)]
+
+    @property
     def kernels(self) -> str:
         """Kernels of the message passing."""
-        first = self.layers[0]
-        assert isinstance(first, Layer)
-        return first.interaction.kernels
+        return self.interactions[0].kernels
+
+    def use_kernels(self, kernels: str) -> None:
+        """Compute with other kernels from now on; the weights stay."""
+        for interaction in self.interactions:
+            interaction.use_kernels(kernels)
 
     def recompute(self, again: bool) -> None:
         """Let backward passes compute intermediates of edges again, or keep them from the forward pass."""
-        for layer in self.layers:
-            assert isinstance(layer, Layer)
-            layer.interaction.recompute = again
+        for interaction in self.interactions:
+            interaction.recompute(again)
 
     def embed(self, species: Tensor) -> Tensor:
         """Return the initial scalars ``(n_atoms, 1, n_channels)`` of species indices."""
@@ -205,7 +213,8 @@ class Backbone(nn.Module):
         current = initial
         neighborhood = Neighborhood(edges.edge_index, edges.harmonics, edges.radial_basis, neighbor_slots)
         neighborhood.pairs = pairs
-        if inputs is not None and pairs is None and self.kernels == "native":
+        by_element = self.interactions[0].kernel.sums_by_element
+        if inputs is not None and pairs is None and by_element:
             neighborhood.representatives, neighborhood.element = groups.representatives(inputs)
         for layer in self.layers:
             current = layer(current, edges, neighborhood, groups)

@@ -14,8 +14,8 @@ from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.field import field_energy
 from lsf.models.backbone import Backbone, SpeciesGroups
 from lsf.models.charge_state import ChargeState
+from lsf.models.convolution import ELEMENTS_AT_MOST
 from lsf.models.geometry import edge_geometry
-from lsf.models.interaction import ELEMENTS_AT_MOST
 from lsf.models.oxidation import NoMixer
 from lsf.models.pair_layout import PairLayout, PairTables, pair_layout
 from lsf.models.pairs import BondLengths, PairRepulsion

@@ -193,10 +193,11 @@ class BackboneOptions:
         "less memory and somewhat more time.",
         default=False,
     )
-    kernels: Literal["native", "plain", "e3nn"] = option(
-        "Implementation of the message passing; all give the same numbers. plain consists of operations that "
-        "compilers follow and exports use, e3nn is the slower oracle.",
-        default="native",
+    kernels: str = option(
+        "Implementation of the message passing; all give the same numbers from the same weights. auto is "
+        "native on a CPU.",
+        default="auto",
+        registry="kernels",
     )
 
     def problems(self, recipe: Recipe, where: str) -> list[Problem]:

@@ -75,6 +75,6 @@ def _apart(atoms):
 def test_the_model_itself_is_left_alone(tmp_path):
     loaded = lsf.load(model_file(tmp_path))
     copy = prepared(loaded.model)
-    assert loaded.model.backbone.kernels == "native"
+    assert loaded.model.backbone.kernels == "auto"
     assert copy.backbone.kernels == "plain"
     assert copy.coulomb.settings == Electrostatics(boundary="realspace", backend="direct")

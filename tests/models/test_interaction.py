@@ -5,8 +5,9 @@ import torch
 
 from lsf.data.graph import group_by_species, neighbor_slots
 from lsf.models.backbone import Backbone, SpeciesGroups
+from lsf.models.convolution import Neighborhood, convolution_paths
 from lsf.models.geometry import edge_geometry
-from lsf.models.interaction import Interaction, Neighborhood, convolution_paths
+from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
 from lsf.models.radial import BesselBasis, polynomial_cutoff
 

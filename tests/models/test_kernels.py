@@ -6,7 +6,8 @@ import torch
 from lsf.data.graph import group_by_species, neighbor_slots
 from lsf.models.backbone import Backbone, SpeciesGroups
 from lsf.models.blocks import SLOTS_PER_BLOCK, edge_blocks
-from lsf.models.interaction import ELEMENTS_AT_MOST, Interaction
+from lsf.models.convolution import ELEMENTS_AT_MOST
+from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
 from lsf.models.moments import weights_fixed
 from lsf.models.monomials import pair_products

@@ -1,0 +1,27 @@
+"""The kernels of lsf in plain torch: block by block, derivatives written out."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lsf.models.convolution import Messages, Neighborhood, Radial
+from lsf.models.kernels.grouped import GroupedKernel
+from lsf.models.moments import Inputs, summed
+from lsf.models.neighbor_sums import MessageMoments
+from lsf.models.radial import SILU_SCALE
+
+
+class NativeKernel(GroupedKernel):
+    """Sums of :class:`lsf.models.neighbor_sums.MessageMoments`; differentiable to any order."""
+
+    sums_by_element = True
+
+    def forward(self, features: Tensor, neighborhood: Neighborhood, radial: Radial) -> Messages:
+        """Return the messages of all atoms, sorted as blocks are."""
+        blocks = neighborhood.blocks
+        moments = MessageMoments(blocks, self.groups, self.convolution.inputs.channels)
+        moments.keep = not self.recompute
+        slots = neighborhood.basis_in_slots, neighborhood.harmonics_in_slots
+        inputs = Inputs(*slots, features.flatten(1), self.last_weights(radial, SILU_SCALE))
+        sums = summed(moments, inputs, radial.network.scaled_weights())
+        return Messages(self.coupled(sums), blocks.place)
