@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,6 +116,8 @@ class ScriptFile:
 class ScriptSystem:
     """One structure after the other, as a simulation moves it: checks, neighbours with a skin, evaluation.
 
+    A mesh stays the same while a changing cell leaves it fit, as with lsf's own ASE calculator.
+
     Parameters
     ----------
     file : the model
@@ -147,6 +150,7 @@ class ScriptSystem:
         self.file = file
         self.atomic_numbers = np.array([numbers[symbol] for symbol in symbols], dtype=np.int64)
         self.neighbors = NeighborCache(skin)
+        self.mesh = [0, 0, 0, 0]
         self.state: dict[str, Any] = {"total_charge": total_charge, "total_spin": total_spin}
 
     def check(self, pbc: Array) -> None:
@@ -170,7 +174,23 @@ class ScriptSystem:
         inputs = structure_inputs(
             positions, cell, periodic, self.atomic_numbers, self.file.cutoff, near, **self.state, **other
         )
-        return {name: value.cpu().numpy() for name, value in self.file.evaluate(inputs, detail).items()}
+        with self._kept_mesh():
+            found = self.file.evaluate(inputs, detail)
+        return {name: value.cpu().numpy() for name, value in found.items()}
+
+    @contextmanager
+    def _kept_mesh(self) -> Iterator[None]:
+        """Keep the mesh of the last step while it is fit, so that a moving cell makes no jumps."""
+        # files written before there were meshes in them have none
+        meshes = getattr(self.file.module.planner, "meshes", None)
+        if meshes is None:
+            yield
+            return
+        meshes.keeps, meshes.kept = True, self.mesh
+        try:
+            yield
+        finally:
+            self.mesh, meshes.keeps = list(meshes.kept), False
 
 
 def check_state(file: ScriptFile, total_charge: float, total_spin: float) -> None:

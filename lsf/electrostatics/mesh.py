@@ -23,35 +23,32 @@ from lsf.electrostatics.mesh_splines import amplitudes
 from lsf.electrostatics.mesh_transfer import arrange_transfer
 
 
-class MeshPair(NamedTuple):
-    """The two sums of one structure; see :class:`lsf.electrostatics.backends.AdjointPair`."""
+class MeshWaves(NamedTuple):
+    """Where one structure's wave vectors are in the half spectrum of its mesh."""
 
-    n_atoms: int
-    n_k: int
-    size: tuple[int, int, int]
-    transfer: MeshTransfer
+    size: list[int]  # points along each axis; the last one even
     points: Tensor  # (n_k,) int64, place in the flattened half spectrum
     signs: Tensor  # (n_k,) +1, or -1 where the spectrum holds the conjugate
     weights: Tensor  # (n_k,) b_n of the three axes
     plane: Tensor  # rows with l = 0, of which the spectrum also holds -n
     mirrors: Tensor  # their places
 
+
+class MeshPair(NamedTuple):
+    """The two sums of one structure; see :class:`lsf.electrostatics.backends.AdjointPair`."""
+
+    n_atoms: int
+    n_k: int
+    transfer: MeshTransfer
+    waves: MeshWaves
+
     def sum(self, moments: Tensor, degree: int) -> Tensor:
         """Return type 1, (n_k, 2)."""
-        spectrum = torch.fft.rfftn(self.transfer.spread(moments, degree))
-        values = torch.view_as_real(spectrum.reshape(-1)[self.points])
-        return torch.stack([values[:, 0], values[:, 1] * self.signs], 1) * self.weights[:, None]
+        return amplitudes_of(self.transfer.spread(moments, degree), self.waves)
 
     def gather(self, amplitudes: Tensor, degree: int) -> Tensor:
         """Return type 2, (n_atoms, n_monomials(degree))."""
-        half = 0.5 * amplitudes * self.weights[:, None]
-        values = torch.complex(half[:, 0], half[:, 1] * self.signs)
-        shape = (*self.size[:2], self.size[2] // 2 + 1)
-        spectrum = values.new_zeros(shape).reshape(-1)
-        spectrum[self.points] = values
-        spectrum[self.mirrors] = values[self.plane].conj()
-        mesh = torch.fft.irfftn(spectrum.reshape(shape), s=self.size, norm="forward")
-        return self.transfer.interpolate(mesh, degree)
+        return self.transfer.interpolate(mesh_of(amplitudes, self.waves), degree)
 
 
 @torch.no_grad()
@@ -65,24 +62,61 @@ def arrange(fractional: Tensor, k_triplets: Tensor, size: tuple[int, int, int], 
     size : points along each axis; the last one even
     order : of the B-splines
     """
-    weights = torch.ones(len(k_triplets), dtype=torch.float64, device=k_triplets.device)
-    for axis, n_points in enumerate(size):
-        table = amplitudes(torch.arange(n_points // 2, device=weights.device), n_points, order)
-        weights *= table[k_triplets[:, axis].abs()]
-    flipped = k_triplets[:, 2] < 0
-    signs = 1 - 2 * flipped.long()
-    plane = (k_triplets[:, 2] == 0).nonzero()[:, 0]
     return MeshPair(
         n_atoms=len(fractional),
         n_k=len(k_triplets),
-        size=size,
         transfer=_transfer(fractional, size, order),
-        points=_places(k_triplets * signs[:, None], size),
-        signs=signs.to(fractional.dtype),
-        weights=weights.to(fractional.dtype),
-        plane=plane,
-        mirrors=_places(-k_triplets[plane], size),
+        waves=mesh_waves(k_triplets, list(size), order, fractional),
     )
+
+
+# ---------------------------------------------------------------------------------------------------
+# also compiled by TorchScript, for models that leave Python
+
+
+def mesh_waves(k_triplets: Tensor, size: list[int], order: int, like: Tensor) -> MeshWaves:
+    """Return the places of ``k_triplets`` (n_k, 3); real numbers have the type of ``like``."""
+    weights = torch.ones([k_triplets.shape[0]], dtype=torch.float64, device=k_triplets.device)
+    for axis in range(3):
+        table = amplitudes(torch.arange(size[axis] // 2, device=weights.device), size[axis], order)
+        weights = weights * table[k_triplets[:, axis].abs()]
+    signs = 1 - 2 * (k_triplets[:, 2] < 0).to(torch.int64)
+    plane = (k_triplets[:, 2] == 0).nonzero()[:, 0]
+    return MeshWaves(
+        size,
+        _places(k_triplets * signs.unsqueeze(1), size),
+        signs.to(like.dtype),
+        weights.to(like.dtype),
+        plane,
+        _places(-k_triplets[plane], size),
+    )
+
+
+def amplitudes_of(mesh: Tensor, waves: MeshWaves) -> Tensor:
+    """Return the amplitudes (n_k, 2) of a mesh (N_1, N_2, N_3)."""
+    values = torch.view_as_real(torch.fft.rfftn(mesh).reshape(-1)[waves.points])
+    return torch.stack([values[:, 0], values[:, 1] * waves.signs], 1) * waves.weights.unsqueeze(1)
+
+
+def mesh_of(amplitudes: Tensor, waves: MeshWaves) -> Tensor:
+    """Return the mesh (N_1, N_2, N_3) of amplitudes (n_k, 2), the transpose of :func:`amplitudes_of`."""
+    half = 0.5 * amplitudes * waves.weights.unsqueeze(1)
+    values = torch.complex(half[:, 0], half[:, 1] * waves.signs)
+    size = waves.size
+    spectrum = torch.zeros([size[0] * size[1] * (size[2] // 2 + 1)], dtype=values.dtype, device=values.device)
+    spectrum[waves.points] = values
+    spectrum[waves.mirrors] = values[waves.plane].conj()
+    spectrum = spectrum.reshape(size[0], size[1], size[2] // 2 + 1)
+    mesh: Tensor = torch.fft.irfftn(spectrum, s=size, norm="forward")
+    return mesh
+
+
+def _places(triplets: Tensor, size: list[int]) -> Tensor:
+    h, k = triplets[:, 0] % size[0], triplets[:, 1] % size[1]
+    return (h * size[1] + k) * (size[2] // 2 + 1) + triplets[:, 2]
+
+
+# ---------------------------------------------------------------------------------------------------
 
 
 def _transfer(fractional: Tensor, size: tuple[int, int, int], order: int) -> MeshTransfer:
@@ -90,11 +124,6 @@ def _transfer(fractional: Tensor, size: tuple[int, int, int], order: int) -> Mes
     if fractional.is_cuda and kernels_run(fractional.device):
         return kernel_transfer(fractional, size, order)
     return arrange_transfer(fractional, size, order)
-
-
-def _places(triplets: Tensor, size: tuple[int, int, int]) -> Tensor:
-    h, k = triplets[:, 0] % size[0], triplets[:, 1] % size[1]
-    return (h * size[1] + k) * (size[2] // 2 + 1) + triplets[:, 2]
 
 
 def centred(fractional: Tensor, batch: Tensor, n_graphs: int) -> Tensor:

@@ -86,10 +86,11 @@ def largest_spacing(
 
 def friendly_sizes(least: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return, per entry, the smallest even number at least as large with no prime factor above 7."""
-    return np.array([_friendly(math.ceil(value)) for value in least], dtype=np.int64)
+    return np.array([friendly(math.ceil(value)) for value in least], dtype=np.int64)
 
 
-def _friendly(least: int) -> int:
+def friendly(least: int) -> int:
+    """Return the smallest even number from ``least`` on with no prime factor above 7; TorchScript, too."""
     size = max(2, least + least % 2)
     while _remainder(size) > 1:
         size += 2
@@ -99,5 +100,5 @@ def _friendly(least: int) -> int:
 def _remainder(size: int) -> int:
     for factor in (2, 3, 5, 7):
         while size % factor == 0:
-            size //= factor
+            size = size // factor
     return size

@@ -47,18 +47,24 @@ def piece_coefficients(order: int, highest: int, dtype: torch.dtype, device: tor
 
 def spline_values(offset: Tensor, order: int, highest: int) -> Tensor:
     """Return a B-spline and its derivatives, (..., highest + 1, order), for ``offset`` (...) in [0, 1)."""
+    pieces = piece_coefficients(order, highest, offset.dtype, offset.device)
+    return values_from(offset, pieces, order, highest)
+
+
+def values_from(offset: Tensor, pieces: Tensor, order: int, highest: int) -> Tensor:
+    """Return what :func:`spline_values` does, from pieces of at least this ``highest`` derivative."""
     centred = offset - 0.5
     powers = [torch.ones_like(centred)]
     for _ in range(order - 1):
         powers.append(powers[-1] * centred)
-    table = piece_coefficients(order, highest, offset.dtype, offset.device)
-    values = torch.stack(powers, -1) @ table
-    return values.reshape(*values.shape[:-1], highest + 1, order)
+    values = torch.matmul(torch.stack(powers, -1), pieces[:, : (highest + 1) * order])
+    split: Tensor = values.unflatten(-1, [highest + 1, order])
+    return split
 
 
-def amplitudes(integers: Tensor, n_points: int, order: int) -> Tensor:
+def amplitudes(integers: Tensor, n_points: int, order: int, aliases: int = ALIASES) -> Tensor:
     """Return ``b_n`` for integers n with ``abs(n) < n_points / 2``, float64."""
     x = integers.double() / n_points
-    aliases = torch.arange(-ALIASES, ALIASES + 1, device=x.device)
-    squares = (torch.sinc(x[:, None] + aliases) ** (2 * order)).sum(1)
+    shifts = torch.arange(-aliases, aliases + 1, device=x.device)
+    squares = (torch.sinc(x.unsqueeze(1) + shifts) ** (2 * order)).sum(1)
     return torch.sinc(x) ** order / squares

@@ -6,7 +6,8 @@ them through autograd:
 
 .. math:: E = E_0 + \sum_x g_x \cdot (x - x_0), \qquad E_0, g_x, x_0 \text{ constants}
 
-Its value is exact and so is its first derivative; there is no second one. Memory is O(n_atoms + n_k).
+Its value is exact and so is its first derivative; there is no second one. Memory is O(n_atoms + n_k), on a
+mesh O(n_atoms + n_mesh). Which structures are summed on a mesh the plan says, as in Python.
 Everything around the sums (cells, moments, kernels in k, corrections) is the eager code, traced.
 """
 
@@ -19,6 +20,10 @@ import torch
 from torch import Tensor
 
 from lsf.electrostatics.boundary import KIND_OPEN, CoulombPlan
+from lsf.electrostatics.mesh import amplitudes_of, mesh_of, mesh_waves
+from lsf.electrostatics.mesh_errors import ORDERS
+from lsf.electrostatics.mesh_splines import piece_coefficients
+from lsf.electrostatics.mesh_transfer import cube, interpolate, sorted_blocks, spread
 from lsf.electrostatics.multipoles import dipoles, max_degree, monomials, quadrupoles
 from lsf.electrostatics.realspace import TABLE_END, TABLE_STEPS, taylor_table
 from lsf.units import COULOMB_CONSTANT
@@ -45,9 +50,14 @@ def reciprocal_energy(
         batch,
         plan.k_triplets,
         plan.k_batch,
-        plan.kind,
+        plan.mesh_size,
+        plan.mesh_order,
         torch.tensor(higher, dtype=torch.int64),
         torch.tensor([kept, *raised], dtype=torch.int64),
+        torch.tensor(cube(degree)[0], dtype=torch.int64),
+        torch.tensor(cube(degree + 1)[1], dtype=torch.int64),
+        [piece_coefficients(order, degree + 1, torch.float64, torch.device("cpu")) for order in ORDERS],
+        degree,
         CHUNK_ELEMENTS,
     )
     return sums
@@ -66,60 +76,114 @@ def _reciprocal_sums(
     batch: Tensor,
     k_triplets: Tensor,
     k_batch: Tensor,
-    kind: Tensor,
+    mesh_size: Tensor,
+    mesh_order: Tensor,
     exponents: Tensor,
     places: Tensor,
+    columns: Tensor,
+    rows: Tensor,
+    pieces: list[Tensor],
+    degree: int,
     chunk: int,
 ) -> Tensor:
     """The sums of :func:`reciprocal_energy`.
 
     ``exponents`` (n_c', 3) are the monomials of one degree more; ``places`` (4, n_c) say where among them
-    stand those of the degree itself and the ones raised along each axis.
+    stand those of the degree itself and the ones raised along each axis. ``columns`` and ``rows`` are the
+    lists of :func:`lsf.electrostatics.mesh_transfer.cube`, ``pieces`` the splines by order of derivative
+    ``degree + 1``.
     """
-    n_graphs = kind.shape[0]
-    exponents, places = exponents.to(moments.device), places.to(moments.device)
-    orders = exponents.sum(1)
-    kept = places[0]
+    n_graphs = mesh_order.shape[0]
+    device = moments.device
+    exponents, places = exponents.to(device), places.to(device)
     squares = torch.zeros_like(weights)
     by_moment = torch.zeros_like(moments)
     by_position = torch.zeros_like(fractional)
     with torch.no_grad():
         atoms = torch.cumsum(torch.bincount(batch, minlength=n_graphs), 0)
         waves = torch.cumsum(torch.bincount(k_batch, minlength=n_graphs), 0)
-        turned = 6.283185307179586 * k_triplets.to(moments.dtype)
-        reduced = (fractional - fractional.round()).to(moments.dtype)
         first_atom, first_wave = 0, 0
         for graph in range(n_graphs):
             last_atom, last_wave = int(atoms[graph]), int(waves[graph])
-            s, m = reduced[first_atom:last_atom], moments[first_atom:last_atom]
-            gathered = torch.zeros((s.shape[0], exponents.shape[0]), dtype=m.dtype, device=m.device)
-            step = max(1, chunk // max(1, s.shape[0]))
-            for start in range(first_wave, last_wave, step):
-                stop = min(start + step, last_wave)
-                n = turned[start:stop]
-                angle = torch.matmul(n, s.t())  # [n, j]
-                cosine, sine = torch.cos(angle), torch.sin(angle)
-                power = _polynomials(n, exponents, orders)
-                odd = (orders % 2 == 1).unsqueeze(0)
-                along, across = torch.matmul(cosine, m), torch.matmul(sine, m)
-                lower = power[:, kept]
-                is_odd = odd[:, kept]
-                re = (lower * torch.where(is_odd, -across, along)).sum(1)
-                im = -(lower * torch.where(is_odd, along, across)).sum(1)
-                w = weights[start:stop]
-                squares[start:stop] = re * re + im * im
-                u, v = (2.0 * w * re).unsqueeze(1), (2.0 * w * im).unsqueeze(1)
-                gathered += torch.matmul(cosine.t(), power * torch.where(odd, -v, u))
-                gathered -= torch.matmul(sine.t(), power * torch.where(odd, u, v))
-            by_moment[first_atom:last_atom] = gathered[:, kept]
+            s, m = fractional[first_atom:last_atom], moments[first_atom:last_atom]
+            n, w = k_triplets[first_wave:last_wave], weights[first_wave:last_wave]
+            order = int(mesh_order[graph])
+            if order > 0:
+                size = [int(mesh_size[graph, 0]), int(mesh_size[graph, 1]), int(mesh_size[graph, 2])]
+                table = pieces[0]
+                for other in pieces:
+                    if other.shape[0] == order:
+                        table = other
+                found, gathered = mesh_sums(
+                    s, m, n, w, size, order, table.to(m), columns.to(device), rows.to(device), degree, chunk
+                )
+            else:
+                found, gathered = direct_sums(s, m, n, w, exponents, places[0], chunk)
+            squares[first_wave:last_wave] = found
+            by_moment[first_atom:last_atom] = gathered[:, places[0]]
             for axis in range(3):
                 by_position[first_atom:last_atom, axis] = (m * gathered[:, places[axis + 1]]).sum(1)
             first_atom, first_wave = last_atom, last_wave
-    terms = torch.zeros((n_graphs,), dtype=weights.dtype, device=weights.device)
+    terms = torch.zeros([n_graphs], dtype=weights.dtype, device=device)
     terms = terms.index_add(0, k_batch, weights * squares)
     change = (by_moment * (moments - moments.detach())).sum(1)
     change = change + (by_position * (fractional - fractional.detach())).sum(1)
     return terms.index_add(0, batch, change)
+
+
+def direct_sums(
+    fractional: Tensor, m: Tensor, triplets: Tensor, w: Tensor, exponents: Tensor, kept: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Return ``|F_n|²`` (n_k,) of one structure and ``Σ_n w_n |F_n|²`` derived by moments, exactly.
+
+    The derivatives (n_atoms, n_c') are by moments of one degree more than those given, see
+    :func:`_reciprocal_sums`.
+    """
+    orders = exponents.sum(1)
+    turned = 6.283185307179586 * triplets.to(m.dtype)
+    s = (fractional - fractional.round()).to(m.dtype)
+    squares = torch.zeros_like(w)
+    gathered = torch.zeros([s.shape[0], exponents.shape[0]], dtype=m.dtype, device=m.device)
+    step = max(1, chunk // max(1, s.shape[0]))
+    for start in range(0, turned.shape[0], step):
+        stop = min(start + step, turned.shape[0])
+        n = turned[start:stop]
+        angle = torch.matmul(n, s.t())  # [n, j]
+        cosine, sine = torch.cos(angle), torch.sin(angle)
+        power = _polynomials(n, exponents, orders)
+        odd = (orders % 2 == 1).unsqueeze(0)
+        along, across = torch.matmul(cosine, m), torch.matmul(sine, m)
+        lower = power[:, kept]
+        is_odd = odd[:, kept]
+        re = (lower * torch.where(is_odd, -across, along)).sum(1)
+        im = -(lower * torch.where(is_odd, along, across)).sum(1)
+        squares[start:stop] = re * re + im * im
+        factor = 2.0 * w[start:stop]
+        u, v = (factor * re).unsqueeze(1), (factor * im).unsqueeze(1)
+        gathered += torch.matmul(cosine.t(), power * torch.where(odd, -v, u))
+        gathered -= torch.matmul(sine.t(), power * torch.where(odd, u, v))
+    return squares, gathered
+
+
+def mesh_sums(
+    fractional: Tensor,
+    moments: Tensor,
+    triplets: Tensor,
+    w: Tensor,
+    size: list[int],
+    order: int,
+    pieces: Tensor,
+    columns: Tensor,
+    rows: Tensor,
+    degree: int,
+    chunk: int,
+) -> tuple[Tensor, Tensor]:
+    """Return what :func:`direct_sums` does, on a mesh of ``size`` with splines of this order."""
+    blocks = sorted_blocks(fractional, size, order, chunk)
+    waves = mesh_waves(triplets, size, order, moments)
+    found = amplitudes_of(spread(moments, blocks, degree, pieces, columns), waves)
+    mesh = mesh_of(2.0 * w.unsqueeze(1) * found, waves)
+    return (found * found).sum(1), interpolate(mesh, blocks, degree + 1, pieces, rows)
 
 
 def _polynomials(n: Tensor, exponents: Tensor, orders: Tensor) -> Tensor:
@@ -145,7 +209,7 @@ def open_energy(
         quadrupoles(coefficients),
         positions,
         batch,
-        plan.kind == KIND_OPEN,
+        (plan.kind == KIND_OPEN) & (plan.mesh_order == 0),
         table,
         kernel_scales(2 * degree + 1, smearing_width),
         TABLE_END,

@@ -115,6 +115,10 @@ class ScriptModel(nn.Module):
             plan.k_batch,
             plan.layer_pairs,
             plan.layer_batch,
+            plan.mesh_size,
+            plan.mesh_order,
+            plan.open_box,
+            plan.truncation_radius,
         )
         found: dict[str, Tensor] = {}
         for index, name in enumerate(self.names):

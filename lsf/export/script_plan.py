@@ -24,6 +24,7 @@ from lsf.electrostatics.boundary import (
 )
 from lsf.electrostatics.cell_checks import CUBE_TOLERANCE
 from lsf.electrostatics.lists import LAYER_EXPONENT, LENGTH_STEP
+from lsf.export.script_mesh import MeshPlanner
 
 
 class StructurePlan(NamedTuple):
@@ -35,6 +36,8 @@ class StructurePlan(NamedTuple):
     slab_length: float
     k_triplets: Tensor
     layer_pairs: Tensor
+    mesh: list[int]  # points along the three rows, order; zeros for no mesh
+    truncation: list[float]  # box edges and radius of an open structure on a mesh, Å; zeros for none
 
 
 class BatchPlan(NamedTuple):
@@ -48,6 +51,10 @@ class BatchPlan(NamedTuple):
     k_batch: Tensor
     layer_pairs: Tensor
     layer_batch: Tensor
+    mesh_size: Tensor
+    mesh_order: Tensor
+    open_box: Tensor
+    truncation_radius: Tensor
 
 
 class ScriptPlanner(nn.Module):
@@ -55,6 +62,7 @@ class ScriptPlanner(nn.Module):
 
     def __init__(self, settings: Electrostatics, kinds: list[int]) -> None:
         super().__init__()
+        self.meshes = MeshPlanner(settings)
         self.boundary = settings.boundary
         self.kinds = kinds
         self.exact = settings.correction == "exact"
@@ -80,6 +88,8 @@ class ScriptPlanner(nn.Module):
         layers = [torch.zeros((0, 2), dtype=torch.int64)]
         wave_owner = [torch.zeros((0,), dtype=torch.int64)]
         layer_owner = [torch.zeros((0,), dtype=torch.int64)]
+        meshes: list[list[int]] = []
+        truncations: list[list[float]] = []
         first = 0
         for graph in range(n_graphs):
             last = int(counts[graph])
@@ -90,7 +100,13 @@ class ScriptPlanner(nn.Module):
             wave_owner.append(torch.full((plan.k_triplets.shape[0],), graph, dtype=torch.int64))
             layers.append(plan.layer_pairs)
             layer_owner.append(torch.full((plan.layer_pairs.shape[0],), graph, dtype=torch.int64))
+            meshes.append(plan.mesh)
+            truncations.append(plan.truncation)
             first = last
+        if self.meshes.keeps and n_graphs == 1:
+            self.meshes.kept = meshes[0]
+        mesh = torch.tensor(meshes, dtype=torch.int64).reshape(n_graphs, 4)
+        truncation = torch.tensor(truncations, dtype=torch.float64).reshape(n_graphs, 4)
         return BatchPlan(
             boxes.to(device),
             kind.to(device),
@@ -100,6 +116,10 @@ class ScriptPlanner(nn.Module):
             torch.cat(wave_owner).to(device),
             torch.cat(layers).to(device),
             torch.cat(layer_owner).to(device),
+            mesh[:, :3].to(device),
+            mesh[:, 3].to(device),
+            truncation[:, :3].to(device),
+            truncation[:, 3].to(device),
         )
 
     def structure(self, positions: Tensor, cell: Tensor, pbc: Tensor) -> StructurePlan:
@@ -114,10 +134,10 @@ class ScriptPlanner(nn.Module):
                 + str(directions)
                 + " periodic directions"
             )
-        no_waves = torch.zeros((0, 3), dtype=torch.int64)
         no_layers = torch.zeros((0, 2), dtype=torch.int64)
         if kind == self.kind_open:
-            return StructurePlan(cell, kind, 2, 0.0, no_waves, no_layers)
+            waves, mesh, truncation = self.cluster(positions)
+            return StructurePlan(cell, kind, 2, 0.0, waves, no_layers, mesh, truncation)
         axis, length = 2, 0.0
         internal = cell
         if kind == self.kind_slab:
@@ -135,7 +155,19 @@ class ScriptPlanner(nn.Module):
         layers = no_layers
         if length > 0.0:
             layers = self.layer_half_plane(internal, axis)
-        return StructurePlan(cell, kind, axis, length, self.half_space(internal), layers)
+        waves = self.half_space(internal, self.k_cutoff)
+        mesh = self.meshes(internal, positions.shape[0], waves.shape[0])
+        return StructurePlan(cell, kind, axis, length, waves, layers, mesh, [0.0, 0.0, 0.0, 0.0])
+
+    def cluster(self, positions: Tensor) -> tuple[Tensor, list[int], list[float]]:
+        """Return wave vectors, mesh and truncation of an open structure: none where its pairs are summed."""
+        box = self.meshes.truncation(positions)
+        if len(box) > 0:
+            mesh = self.meshes.of_cluster(box[:3], positions.shape[0])
+            if mesh[3] > 0:
+                cell = torch.diag(torch.tensor(box[:3], dtype=torch.float64))
+                return self.half_space(cell, self.meshes.open_k_cutoff), mesh, box
+        return torch.zeros((0, 3), dtype=torch.int64), [0, 0, 0, 0], [0.0, 0.0, 0.0, 0.0]
 
     def volume_fraction(self, cell: Tensor) -> float:
         """Return the volume over the product of the edges."""
@@ -190,10 +222,10 @@ class ScriptPlanner(nn.Module):
         internal[axis] = normal * length
         return internal, length
 
-    def half_space(self, cell: Tensor) -> Tensor:
+    def half_space(self, cell: Tensor, k_cutoff: float) -> Tensor:
         """Return all triplets with 0 < |k| < the cutoff, one of each pair ±n, (n_k, 3)."""
         edges = torch.sqrt((cell * cell).sum(1))
-        bound = torch.floor(self.k_cutoff * edges / (2.0 * math.pi) + 1.0e-12).to(torch.int64)
+        bound = torch.floor(k_cutoff * edges / (2.0 * math.pi) + 1.0e-12).to(torch.int64)
         h = torch.arange(0, int(bound[0]) + 1)
         k = torch.arange(-int(bound[1]), int(bound[1]) + 1)
         m = torch.arange(-int(bound[2]), int(bound[2]) + 1)
@@ -203,7 +235,7 @@ class ScriptPlanner(nn.Module):
         squared = gram[0, 0] * hh * hh + gram[1, 1] * kk * kk + gram[2, 2] * mm * mm
         squared = squared + 2.0 * (gram[0, 1] * hh * kk + gram[0, 2] * hh * mm + gram[1, 2] * kk * mm)
         positive = (hh > 0) | ((hh == 0) & ((kk > 0) | ((kk == 0) & (mm > 0))))
-        found = torch.nonzero((squared < self.k_cutoff * self.k_cutoff) & positive)
+        found = torch.nonzero((squared < k_cutoff * k_cutoff) & positive)
         return torch.stack([h[found[:, 0]], k[found[:, 1]], m[found[:, 2]]], dim=1)
 
     def layer_half_plane(self, internal: Tensor, axis: int) -> Tensor:

@@ -22,18 +22,18 @@ from torch import Tensor, nn
 
 from lsf.data.graph import GraphTensors, graph_tensors
 from lsf.deploy.torchscript import FORMAT, FORMAT_VERSION, METADATA_FILE, ScriptFile
-from lsf.electrostatics.boundary import KIND_OPEN, kinds_by_periodicity
+from lsf.electrostatics.boundary import KIND_OPEN, Electrostatics, kinds_by_periodicity
 from lsf.export.package import LoadedModel
 from lsf.export.prepare import described, prepared, treated_kinds
 from lsf.export.script_model import BY_ELEMENT, NO_CHARGES, PER_ATOM, ScriptModel
 from lsf.export.script_plan import ScriptPlanner
-from lsf.export.verify import TOLERANCES, agreement, batch_of, reference_model, structures, verified
+from lsf.export.verify import TOLERANCES, agreement, batch_of, both, reference_model, structures, verified
 from lsf.files import replacing
 from lsf.models.derivatives import named_outputs
-from lsf.models.local_source import LocalSourceModel
+from lsf.models.local_source import CoulombTerm, LocalSourceModel
 from lsf.options import option
 
-_MADE_INSIDE: Final = ("open_pairs", "mesh_size", "mesh_order", "open_box", "truncation_radius")
+_MADE_INSIDE: Final = "open_pairs"
 
 
 @attrs.frozen
@@ -72,18 +72,25 @@ def export_torchscript(loaded: LoadedModel, path: Path, options: TorchScriptOpti
     """
     dtype = getattr(torch, options.dtype or loaded.recipe.dtype)
     reference = reference_model(loaded, dtype)
-    model = prepared(reference)
+    settings = _file_settings(loaded)
+    model = prepared(reference, settings.backend)
     kinds = treated_kinds(loaded)
     # a model without charges treats any periodicity in the file, in Python those of its boundary method
     batches = structures(loaded, kinds_by_periodicity(loaded.recipe.electrostatics.boundary))
-    script = _compiled(loaded, model, kinds, batches[0])
+    script = _compiled(loaded, model, settings, kinds, batches[0])
     metadata = _metadata(loaded, script, dtype)
     file = ScriptFile(io.BytesIO(_archive(script, metadata)))
 
     def evaluate_file(atoms: Sequence[Atoms]) -> dict[str, Tensor]:
         return file.evaluate(file.inputs(atoms), detail=2)
 
-    metadata["verified"] = verified(loaded, reference, batches, evaluate_file, TOLERANCES[dtype])
+    tolerance = TOLERANCES[dtype]
+    metadata["verified"] = verified(loaded, reference, batches, evaluate_file, tolerance, settings.backend)
+    if settings.backend == "auto":
+        # the structures are too small for a mesh to be chosen
+        file.module.planner.meshes.always = True
+        on_mesh = verified(loaded, reference, batches, evaluate_file, tolerance, "mesh")
+        metadata["verified"] = both(metadata["verified"], on_mesh)
     content = _archive(script, metadata)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -121,30 +128,35 @@ class _Flat(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs in the order of ``names``."""
         given = dict(zip(self.inputs, tensors, strict=True))
-        kind = given["kind"]
-        numbers = torch.zeros_like(given["slab_length"])
-        triples = numbers.unsqueeze(1).expand(-1, 3)
-        made = {
-            # the sums make their own pairs: this one tells that there are any
-            "open_pairs": torch.zeros((2, int(self.has_open)), dtype=torch.int64, device=kind.device),
-            "mesh_size": triples.to(torch.int64),
-            "mesh_order": torch.zeros_like(kind),
-            "open_box": triples,
-            "truncation_radius": numbers,
-        }
-        graph = GraphTensors(*((given | made)[name] for name in GraphTensors._fields))
+        # the sums make their own pairs: this one tells that there are any
+        pairs = torch.zeros((2, int(self.has_open)), dtype=torch.int64, device=given["kind"].device)
+        graph = GraphTensors(*((given | {_MADE_INSIDE: pairs})[name] for name in GraphTensors._fields))
         named = named_outputs(self.model(*graph), graph)
         self.names = list(named)
         return tuple(named.values())
 
 
+def _file_settings(loaded: LoadedModel) -> Electrostatics:
+    """Return the settings of the file: those of the recipe, without GPU kernels or sums nobody needs."""
+    settings = loaded.recipe.electrostatics
+    has_charges = isinstance(loaded.model.coulomb, CoulombTerm)
+    meshes = has_charges and settings.backend in ("auto", "mesh")
+    return attrs.evolve(settings, backend=settings.backend if meshes else "direct")
+
+
 def _compiled(
-    loaded: LoadedModel, model: LocalSourceModel, kinds: list[int], examples: Sequence[Atoms]
+    loaded: LoadedModel,
+    model: LocalSourceModel,
+    settings: Electrostatics,
+    kinds: list[int],
+    examples: Sequence[Atoms],
 ) -> Any:
     """Return the scripted model around the trace of the model in Python."""
-    settings = loaded.recipe.electrostatics
-    inputs = tuple(name for name in GraphTensors._fields if name not in _MADE_INSIDE)
-    graph = graph_tensors(batch_of(loaded, examples, attrs.evolve(settings, backend="direct")), model.species)
+    inputs = tuple(name for name in GraphTensors._fields if name != _MADE_INSIDE)
+    # on meshes where there may be any: a trace holds what its examples have
+    traced_backend = "direct" if settings.backend == "direct" else "mesh"
+    graphs = batch_of(loaded, examples, attrs.evolve(settings, backend=traced_backend))
+    graph = graph_tensors(graphs, model.species)
     flat = _Flat(model, inputs, KIND_OPEN in kinds)
     with _quiet():
         traced = torch.jit.trace(

@@ -105,14 +105,15 @@ def verified(
     batches: Sequence[Sequence[Atoms]],
     evaluate_file: EvaluateFile,
     tolerance: float,
+    backend: str = "direct",
 ) -> dict[str, Any]:
     """Return what metadata say of a verification: how many structures, the largest difference by output.
 
-    ``evaluate_file`` returns a file's outputs of structures. Raises :class:`lsf.errors.ExportError` where one
-    differs from ``model``'s by more than ``tolerance``.
+    ``evaluate_file`` returns a file's outputs of structures, ``backend`` is that of its Coulomb sums. Raises
+    :class:`lsf.errors.ExportError` where one differs from ``model``'s by more than ``tolerance``.
     """
     largest: dict[str, float] = {}
-    settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
+    settings = attrs.evolve(loaded.recipe.electrostatics, backend=backend)
     for atoms in batches:
         batch = batch_of(loaded, atoms, settings)
         expected = evaluate(model, batch, ("forces", "virial", "stress", "potential"))
@@ -120,6 +121,14 @@ def verified(
         for name, error in compare(expected, evaluate_file(atoms), tolerance, what).items():
             largest[name] = max(error, largest.get(name, 0.0))
     return {"structures": sum(map(len, batches)), "largest_relative_difference": largest}
+
+
+def both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Return what metadata say of two verifications together."""
+    errors, more = (one["largest_relative_difference"] for one in (first, second))
+    largest = {name: max(error, more.get(name, 0.0)) for name, error in errors.items()}
+    structures = first["structures"] + second["structures"]
+    return {"structures": structures, "largest_relative_difference": largest}
 
 
 def compare(

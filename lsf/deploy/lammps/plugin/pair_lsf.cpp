@@ -138,6 +138,9 @@ void PairLSF::coeff(int narg, char **arg)
     charges_are_input = model->module.attr("rule").toInt() == PER_ATOM;
     model->kinds = model->module.attr("kinds").toIntVector();
     model->species = model->module.attr("species").toTensor();
+    // the mesh of a cell that moves stays while it is fit: the energy has no jumps
+    const auto planner = model->module.attr("planner").toModule();
+    if (planner.hasattr("meshes")) planner.attr("meshes").toModule().setattr("keeps", true);
     if ((total_charge != 0.0 || total_spin != 0.0) && !model->module.attr("sees_state").toBool())
       throw std::runtime_error("the model does not see a total charge or spin");
   } catch (const std::exception &problem) {
