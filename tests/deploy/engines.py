@@ -19,9 +19,15 @@ from tests.models.helpers import salt_slab, triclinic_salt, water
 FACTS = DataFacts((1, 8, 11, 17), {1: -13.6, 8: -430.0, 11: -5.0, 17: -460.0}, 7.3, {"train": 4})
 
 
-def exported(folder, boundary="pbc", charges="{H = 1.0, O = -2.0, Na = 1.0, Cl = -1.0}", dtype=None):
+def exported(
+    folder,
+    boundary="pbc",
+    charges="{H = 1.0, O = -2.0, Na = 1.0, Cl = -1.0}",
+    dtype=None,
+    backend="direct",
+):
     """Write a small untrained model; return it and its TorchScript file."""
-    loaded = stored(folder, boundary, charges)
+    loaded = stored(folder, boundary, charges, backend)
     export_torchscript(loaded, folder / "small.pt", TorchScriptOptions(dtype))
     return loaded, folder / "small.pt"
 
@@ -33,9 +39,9 @@ def exported_onnx(folder, boundary="pbc"):
     return loaded, folder / "small.onnx"
 
 
-def stored(folder, boundary, charges="{H = 1.0, O = -2.0, Na = 1.0, Cl = -1.0}"):
+def stored(folder, boundary, charges="{H = 1.0, O = -2.0, Na = 1.0, Cl = -1.0}", backend="direct"):
     """Write a small untrained model and return it."""
-    text = RECIPE.format(dtype="float64").replace('"realspace"', f'"{boundary}"\nbackend = "direct"')
+    text = RECIPE.format(dtype="float64").replace('"realspace"', f'"{boundary}"\nbackend = "{backend}"')
     text = text.replace("{H = 1.0, O = -2.0, Na = 1.0, Cl = -1.0}", charges)
     recipe = read_recipe_text(text, "test")
     torch.manual_seed(5)

@@ -306,6 +306,28 @@ def test_the_pair_style_agrees_with_the_model_and_fix_external(tmp_path, library
 
 
 @pytest.mark.slow
+def test_a_changing_cell_keeps_its_mesh_by_either_route(tmp_path, library):
+    loaded, path = exported(tmp_path, backend="mesh")
+    atoms = structures()["ortho"]
+    calculator = loaded.ase_calculator()  # keeps its mesh, too
+    lmp = paired(atoms, path, library)
+    other, model = external(atoms, path)
+    start = np.array(lmp.extract_box()[1]) - np.array(lmp.extract_box()[0])
+    for factor in (1.0, 1.03, 1.06, 1.02):
+        edges = zip("xyz", (start * factor).tolist(), strict=True)
+        high = " ".join(f"{axis} final 0 {edge!r}" for axis, edge in edges)
+        for engine, run in ((lmp, lmp.command), (other, model.run)):
+            engine.command(f"change_box all {high} remap units box")
+            run("run 0")
+        moved = atoms.copy()
+        moved.set_cell(atoms.cell * factor, scale_atoms=True)
+        moved.calc = calculator
+        assert lmp.get_thermo("pe") == pytest.approx(moved.get_potential_energy(), abs=1e-9)
+        assert lmp.get_thermo("pe") == pytest.approx(other.get_thermo("pe"), abs=1e-10)
+    assert model.system.mesh == [*calculator._plans._plan.mesh_size[0].tolist(), model.system.mesh[3]]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "boundary"), [("triclinic", "pbc"), ("slab", "auto")])
 def test_per_atom_energies_of_the_pair_style(tmp_path, library, name, boundary):
     loaded, path = exported(tmp_path, boundary)
