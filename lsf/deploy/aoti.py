@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import attrs
 import cattrs
 import torch
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from torch import Tensor, nn
 
+import lsf.electrostatics.opaque  # noqa: F401 - packages call the operation that it defines
 from lsf.data.graph import collate, graph_tensors
 from lsf.data.statistics import DataFacts
 from lsf.deploy.ase import LsfCalculator
@@ -81,9 +81,6 @@ class PackageFile:
         self.path = Path(file)
         self.metadata = read_metadata(self.path)
         self.recipe = read_recipe_text(self.metadata["recipe"], f"{file} (stored recipe)")
-        # wave vectors are summed one by one inside
-        direct = attrs.evolve(self.recipe.electrostatics, backend="direct")
-        self.recipe = attrs.evolve(self.recipe, electrostatics=direct)
         self.facts = cattrs.structure(self.metadata["facts"], DataFacts)
         try:
             # the class below torch's own loader, which would read further parts of the archive

@@ -22,7 +22,7 @@ from lsf.compilers import require_compiler
 from lsf.deploy.aoti import FORMAT, FORMAT_VERSION, METADATA_FILE, PackageFile
 from lsf.electrostatics.boundary import kinds_by_periodicity
 from lsf.errors import ExportError
-from lsf.export.graph import FlatGraph, recorded
+from lsf.export.graph import FlatGraph, package_settings, recorded
 from lsf.export.package import LoadedModel
 from lsf.export.prepare import described
 from lsf.export.verify import TOLERANCES, agreement, batch_of, reference_model, structures, verified
@@ -80,10 +80,10 @@ def export_aoti(loaded: LoadedModel, path: Path, options: AotiOptions) -> str:
         "inputs": list(graph.inputs),
         "outputs": list(graph.outputs),
         "facts": attrs.asdict(loaded.facts),
-        "recipe": resolved_toml(loaded.recipe),
+        "recipe": resolved_toml(attrs.evolve(loaded.recipe, electrostatics=package_settings(loaded))),
     }
     reference = reference_model(loaded, dtype)
-    settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
+    settings = package_settings(loaded)
     batches = structures(loaded, kinds_by_periodicity(loaded.recipe.electrostatics.boundary))
     with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
         plain = Path(folder) / "model.pt2"
@@ -96,7 +96,9 @@ def export_aoti(loaded: LoadedModel, path: Path, options: AotiOptions) -> str:
             outputs: dict[str, Tensor] = model(batch_of(loaded, atoms, settings))
             return outputs
 
-        metadata["verified"] = verified(loaded, reference, batches, evaluate_file, TOLERANCES[dtype])
+        metadata["verified"] = verified(
+            loaded, reference, batches, evaluate_file, TOLERANCES[dtype], settings.backend
+        )
         _with_metadata(plain, temporary, metadata)
     return agreement(metadata["verified"])
 

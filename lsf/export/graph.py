@@ -17,8 +17,16 @@ from torch.fx import GraphModule
 from torch.fx.experimental import _config as fx_config
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lsf.data.graph import GraphTensors, graph_tensors
-from lsf.electrostatics.boundary import KIND_OPEN, KIND_SLAB, REFUSED, CoulombPlan, kinds_by_periodicity
+from lsf.data.graph import GraphTensors, coulomb_plan, graph_tensors
+from lsf.electrostatics.boundary import (
+    KIND_OPEN,
+    KIND_SLAB,
+    REFUSED,
+    CoulombPlan,
+    Electrostatics,
+    kinds_by_periodicity,
+)
+from lsf.electrostatics.opaque import opaque_coulomb_energy
 from lsf.errors import ExportError
 from lsf.export.package import LoadedModel
 from lsf.export.prepare import prepared, treated_kinds
@@ -53,6 +61,10 @@ SIZES: Final[dict[str, tuple[str | int, ...]]] = {
     "layer_pairs": ("n_layer", 2),
     "layer_batch": ("n_layer",),
     "open_pairs": (2, "n_pairs"),
+    "mesh_size": ("n_graphs", 3),
+    "mesh_order": ("n_graphs",),
+    "open_box": ("n_graphs", 3),
+    "truncation_radius": ("n_graphs",),
     "pairs": (2, "n_rows"),
     "pair_shifts": ("n_rows", 3),
     "filled": ("n_rows",),
@@ -71,6 +83,8 @@ _aten = torch.ops.aten
 DECOMPOSED: Final = (*COMPILED, _aten.rsub, _aten.t, _aten.addmm)
 """Operations that other programs lack, written out in more basic ones."""
 
+_MESH: Final = ("mesh_size", "mesh_order", "open_box", "truncation_radius")
+
 
 @attrs.frozen(eq=False)
 class FlatGraph:
@@ -87,12 +101,23 @@ class FlatGraph:
         return {name: SIZES[name] for name in self.inputs}
 
 
+class OpaqueCoulomb(CoulombTerm):
+    """The Coulomb energy as one operation, see :mod:`lsf.electrostatics.opaque`."""
+
+    def forward(self, density: Tensor, graph: GraphTensors) -> Tensor:
+        """Return ``(n_graphs,)`` eV."""
+        return opaque_coulomb_energy(
+            density, graph.positions, graph.cell, graph.batch, coulomb_plan(graph), self.settings
+        )
+
+
 class FlatModel(nn.Module):
     """The model with forces, virial, stress and potential as a function of flat tensors.
 
     ``inputs`` are the names of the tensors it takes, in order, out of :data:`SIZES`; ``outputs``, those of
     what it returns, are known after a call. Units and signs as in :func:`lsf.models.derivatives.evaluate`.
-    With ``paired``, interactions work in the layout of pairs, which compilers make the most of.
+    With ``paired``, interactions work in the layout of pairs, which compilers make the most of, and the
+    Coulomb energy is one operation.
     """
 
     def __init__(self, model: LocalSourceModel, kinds: set[int], paired: bool = False) -> None:
@@ -101,7 +126,7 @@ class FlatModel(nn.Module):
         self.kind = min(kinds)
         self.paired = paired
         left_out = _left_out(model, kinds)
-        left_out |= set() if paired else {*PairTables._fields}
+        left_out |= set() if paired else {*PairTables._fields, *_MESH}
         self.inputs = tuple(name for name in SIZES if name not in left_out)
         self.outputs: tuple[str, ...] = ()
 
@@ -144,7 +169,7 @@ def _left_out(model: LocalSourceModel, kinds: set[int]) -> set[str]:
     if KIND_OPEN not in kinds:
         left_out.add("open_pairs")
     if kinds == {KIND_OPEN}:
-        left_out |= {"k_triplets", "k_batch"}
+        left_out |= {"k_triplets", "k_batch", *_MESH}
     if KIND_SLAB not in kinds:
         left_out.add("slab_axis")
     if KIND_SLAB not in kinds or model.coulomb.settings.correction != "exact":
@@ -182,13 +207,16 @@ def _empty(*shape: int) -> Tensor:
 def recorded(loaded: LoadedModel, dtype: torch.dtype, paired: bool = False) -> FlatGraph:
     """Return the graph of a model with parameters of ``dtype``; positions and Coulomb part are float64.
 
-    With ``paired``, its interactions work in the layout of :mod:`lsf.models.pair_layout`.
+    With ``paired``, its interactions work in the layout of :mod:`lsf.models.pair_layout`, and the Coulomb
+    energy is one operation, by the recipe's backend; else it is written out, without a mesh.
 
     Inputs that the model has no use for are left out. Raises :class:`lsf.errors.ExportError` where the graph
     is not the same for structures of other sizes.
     """
     kinds = treated_kinds(loaded)
     model = prepared(loaded.model).cpu().eval().set_dtype(dtype)
+    if paired and isinstance(model.coulomb, CoulombTerm):
+        model.coulomb = OpaqueCoulomb(package_settings(loaded))
     flat = FlatModel(model, set(kinds) - {REFUSED}, paired)
     graphs = []
     # the second one is the first one's check
@@ -207,6 +235,14 @@ def recorded(loaded: LoadedModel, dtype: torch.dtype, paired: bool = False) -> F
             "recorded graph can; TorchScript files can: --format torchscript"
         )
     return first
+
+
+def package_settings(loaded: LoadedModel) -> Electrostatics:
+    """Return the settings a compiled package sums by: molecules and clusters alone are not put on meshes."""
+    settings = loaded.recipe.electrostatics
+    if {*treated_kinds(loaded)} <= {KIND_OPEN, REFUSED}:
+        return attrs.evolve(settings, backend="direct")
+    return settings
 
 
 def _periodicities(loaded: LoadedModel) -> list[int]:
@@ -259,6 +295,7 @@ def _recorded_pairs(loaded: LoadedModel, flat: FlatModel, seed: int) -> FlatGrap
     fixed = {"n_species": len(known)} | ({"n_present": 1} if len(known) == 1 else {})
     sizes = [tuple(fixed.get(str(size), size) for size in SIZES[name]) for name in flat.inputs]
     counts = _periodicities(loaded)
+    # no structure on a mesh: no list is empty
     settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
     for attempt in range(60):
         rng = np.random.default_rng([seed, attempt])

@@ -16,7 +16,7 @@ from lsf.export import aoti
 from lsf.export.aoti import AotiOptions, export_aoti
 from lsf.export.run import exporter
 from tests.export.test_torchscript import batch, expected, model_file
-from tests.models.helpers import triclinic_salt, water
+from tests.models.helpers import salt_slab, triclinic_salt, water
 
 
 def test_without_a_compiler_nothing_is_done(tmp_path, monkeypatch):
@@ -83,8 +83,7 @@ def written(tmp_path_factory):
     """A package of a small model and that model."""
     folder = tmp_path_factory.mktemp("aoti")
     more = "num_interactions = 1\ncorrelation = 1"
-    # without charges, since compilation takes twice as long with them
-    loaded = lsf.load(model_file(folder, boundary="auto", model="MACE", more=more))
+    loaded = lsf.load(model_file(folder, boundary="auto", more=more, settings='backend = "mesh"'))
     told = export_aoti(loaded, folder / "small.pt2", AotiOptions())
     return loaded, folder / "small.pt2", told
 
@@ -95,7 +94,8 @@ def test_a_package_gives_the_numbers_of_the_model(written):
     assert told.startswith("agrees with the model on")
     file = PackageFile(path)
     assert file.metadata["verified"]["structures"] > 8
-    for structures in ([triclinic_salt(4), water(3)], [triclinic_salt(5) * (2, 1, 2)], [water(1)[[0]]]):
+    mixed = [salt_slab(2), triclinic_salt(4), water(3)]
+    for structures in (mixed, [triclinic_salt(5) * (2, 1, 2)], [water(1)[[0]]]):
         found, reference = file.model(batch(loaded, structures)), expected(loaded, structures)
         assert set(found) == set(reference)
         for name, value in reference.items():
@@ -108,7 +108,7 @@ def test_the_calculator_of_a_package(written):
     loaded, path, _ = written
     calculator, reference = CompiledCalculator(path), loaded.ase_calculator()
     for atoms in (triclinic_salt(4), water(3)):
-        for name in ("energy", "forces", "energies"):
+        for name in ("energy", "forces", "energies", "charges", "dipole"):
             found = np.array(calculator.get_property(name, atoms))
             assert np.allclose(found, reference.get_property(name, atoms), rtol=0.0, atol=1e-9), name
     atoms = triclinic_salt(4)
