@@ -1,4 +1,4 @@
-"""The Coulomb energy as one operation: the same numbers and first derivatives, and what compilers ask of one."""
+"""The Coulomb energy as one operation: the numbers and first derivatives of the energy itself."""
 
 import json
 
