@@ -10,7 +10,7 @@ from torch import Tensor
 from lsf.models.convolution import Convolution, Messages, Neighborhood, Radial
 from lsf.models.kernels import Kernel, kernel_class
 
-ORDER: Final = {"cuda": ("native",), "cpu": ("native",)}
+ORDER: Final = {"cuda": ("triton", "native"), "cpu": ("native",)}
 """Which kernels are tried first by kind of device; native runs on any."""
 
 

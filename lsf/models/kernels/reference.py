@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 import torch
 from e3nn import o3
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from lsf.models.convolution import Convolution, Messages, Neighborhood, Radial
+from lsf.models.couplings import wigner_3j
 from lsf.models.kernels import Kernel
+
+_SYMBOL: Final = re.compile(r"_w3j_(\d+)_(\d+)_(\d+)")
 
 
 class E3nnKernel(Kernel):
@@ -78,7 +84,10 @@ def tensor_product(convolution: Convolution) -> nn.Module:
     )
     for module in product.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
-            module.register_buffer(name, buffer, persistent=False)
+            # e3nn rounds its symbols to torch's default type
+            symbol = _SYMBOL.fullmatch(name)
+            exact = buffer if symbol is None else wigner_3j(*map(int, symbol.groups())).reshape(buffer.shape)
+            module.register_buffer(name, exact, persistent=False)
     return product.to(torch.float64)
 
 

@@ -1,0 +1,1 @@
+"""Triton code only: functions compiled for a GPU, one module per operation."""
