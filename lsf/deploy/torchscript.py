@@ -40,16 +40,13 @@ class ScriptFile:
     Raises
     ------
     LsfError
-        on a device other than the CPU.
+        on a device that this machine lacks, or that the file does not know: older ones are for the CPU.
     ModelFileError
         when the file is missing, damaged, no model of lsf, or of a newer format.
     """
 
     def __init__(self, file: str | Path | io.BytesIO, device: str = "cpu") -> None:
-        self.device = torch.device(device)
-        if self.device.type != "cpu":
-            # a trace holds the device of the tensors it makes
-            raise LsfError(f"device {device!r}: exported files compute on the CPU; expected 'cpu'")
+        self.device = _device(device)
         name = "file" if isinstance(file, io.BytesIO) else str(file)
         if not isinstance(file, io.BytesIO) and not Path(file).is_file():
             raise ModelFileError(f"{file}: there is no such model file")
@@ -64,6 +61,11 @@ class ScriptFile:
         self.metadata = checked_metadata(
             extra[METADATA_FILE], FORMAT, FORMAT_VERSION, name, "a TorchScript file"
         )
+        if self.device.type != "cpu" and self.metadata.get("devices") != "any":
+            raise LsfError(
+                f"device {device!r}: {name} was written by an older lsf, for the CPU; expected 'cpu', or "
+                "export the model anew"
+            )
         self.module.eval()
 
     @property
@@ -191,6 +193,17 @@ class ScriptSystem:
             yield
         finally:
             self.mesh, meshes.keeps = list(meshes.kept), False
+
+
+def _device(name: str) -> torch.device:
+    """Return a device that is there and knows float64."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LsfError(f"device {name!r}: not usable here ({reason}); expected 'cpu' or 'cuda'") from error
+    return device
 
 
 def check_state(file: ScriptFile, total_charge: float, total_spin: float) -> None:

@@ -25,6 +25,7 @@ from lsf.deploy.torchscript import FORMAT, FORMAT_VERSION, METADATA_FILE, Script
 from lsf.electrostatics.boundary import KIND_OPEN, Electrostatics, kinds_by_periodicity
 from lsf.export.package import LoadedModel
 from lsf.export.prepare import described, prepared, treated_kinds
+from lsf.export.script_devices import follow_inputs
 from lsf.export.script_model import BY_ELEMENT, NO_CHARGES, PER_ATOM, ScriptModel
 from lsf.export.script_plan import ScriptPlanner
 from lsf.export.verify import TOLERANCES, agreement, batch_of, both, reference_model, structures, verified
@@ -162,6 +163,7 @@ def _compiled(
         traced = torch.jit.trace(
             flat, tuple(getattr(graph, name) for name in inputs), check_trace=False, strict=False
         )
+        follow_inputs(traced)
         rule = loaded.recipe.model.options.formal_charge_rule()
         species = model.species.tolist()
         table = None
@@ -188,6 +190,7 @@ def _metadata(loaded: LoadedModel, script: Any, dtype: torch.dtype) -> dict[str,
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
+        "devices": "any",
         **described(loaded, dtype),
         "inputs": [argument.name for argument in script.forward.schema.arguments[1:]],
         "outputs": [*script.names, "forces", "virial", "stress", "potential"],
