@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -12,14 +15,24 @@ import lsf
 from lsf.errors import CatalogError, RecipeError
 from lsf.export.package import save_model
 from lsf.models.backbone import Backbone
+from lsf.models.convolution import Convolution
+from lsf.models.couplings import wigner_3j
 from lsf.models.derivatives import evaluate
+from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
-from lsf.models.kernels import kernel_class
+from lsf.models.kernels import KernelsError, cuequivariance, kernel_class, openequivariance, require_kernels
+from lsf.models.kernels.reference import tensor_product
 from lsf.resolve import resolve
 from tests.export.test_torchscript import batch, model_file
 from tests.models.helpers import water
+from tests.models.test_interaction import geometry, neighborhood, random_graph
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "water_split.toml"
+
+needs_cuequivariance = pytest.mark.skipif(
+    importlib.util.find_spec("cuequivariance_torch") is None,
+    reason="cuequivariance is not installed: pip install 'lsf[cuequivariance]'",
+)
 
 
 def problem_of(name: str) -> str:
@@ -71,3 +84,99 @@ def test_a_file_is_read_with_the_kernels_one_asks_for(tmp_path):
     assert torch.allclose(*energies, rtol=0.0, atol=1e-10)  # two orders of the same sums, energies of 1e3 eV
     copy = save_model(other.model, tmp_path / "copy.safetensors", other.recipe, other.facts)
     assert lsf.load(copy).model.backbone.kernels == "plain"
+
+
+# --- packages of others ---------------------------------------------------------------------------------
+
+
+def test_missing_packages_are_named_with_their_extra(monkeypatch):
+    monkeypatch.setattr(cuequivariance, "installed", lambda name: name != "cuequivariance_torch")
+    assert "package 'cuequivariance-torch' is not installed: pip install 'lsf[cuequivariance]'" in problem_of(
+        "cuequivariance"
+    )
+    assert cuequivariance.CuequivarianceKernel.missing(torch.device("cuda")) is not None
+    monkeypatch.setattr(cuequivariance, "installed", lambda name: name != "cuequivariance_ops_torch")
+    assert cuequivariance.CuequivarianceKernel.missing(torch.device("cpu")) is None
+    with pytest.raises(KernelsError, match="pip install cuequivariance-ops-torch-cu12 or -cu13; kernels"):
+        require_kernels("cuequivariance", torch.device("cuda"))
+
+
+@needs_cuequivariance
+@pytest.mark.parametrize(("irreps", "max_ell"), [("3x0e", 2), ("2x0e + 2x1o", 3), ("2x0e + 2x1o + 2x2e", 2)])
+def test_cuequivariance_equals_e3nn_to_second_derivatives(irreps, max_ell):
+    """By its method "naive", which is plain torch; kernels for GPUs take the same description."""
+    inputs, results = parse_irreps(irreps), []
+    for name in ("cuequivariance", "e3nn"):
+        torch.manual_seed(1)
+        module = Interaction(inputs, max_ell, 4, (8, 5), 3.7, name).double()
+        positions, edge_index = random_graph(9, spread=1.2)
+        positions.requires_grad_()
+        features = torch.randn(9, inputs.dim, inputs.channels, dtype=torch.float64, requires_grad=True)
+        edges = geometry(positions, edge_index, max_ell)
+        basis = module(features, neighborhood(edges, 9))
+        first = torch.autograd.grad(basis.sin().sum(), (positions, features), create_graph=True)
+        loss = sum(gradient.square().sum() for gradient in first)
+        weights = [module.radial_out, *module.radial.weights, module.linear_up.weight]
+        results.append([basis, *first, *torch.autograd.grad(loss, weights)])
+    for found, expected in zip(*results, strict=True):
+        scale = float(expected.detach().abs().max())
+        # the same products in another order; the bar is 1e-10
+        torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-13 * max(1.0, scale))
+
+
+@needs_cuequivariance
+def test_cuequivariance_is_copied_and_takes_no_edges():
+    module = Interaction(parse_irreps("2x0e + 2x1o"), 2, 4, (8,), 3.0, "cuequivariance").double()
+    features = torch.ones(1, 4, 2, dtype=torch.float64)
+    positions, edge_index = torch.zeros(1, 3, dtype=torch.float64), torch.zeros(2, 0, dtype=torch.int64)
+    for one in (module, copy.deepcopy(module)):
+        assert not one(features, neighborhood(geometry(positions, edge_index, 2), 1)).any()
+
+
+@needs_cuequivariance
+def test_the_description_fits_the_kernels_of_cuequivariance():
+    """What their method "uniform_1d" asks for: segments of one size, those of an edge or all channels."""
+    convolution = Convolution(parse_irreps("4x0e + 4x1o + 4x2e"), 3)
+    polynomial = cuequivariance.description(convolution).flatten_coefficient_modes().squeeze_modes()
+    sizes = [{tuple(segment) for segment in operand.segments} for operand in polynomial.operands]
+    assert sizes == [{(4,)}, {(4,)}, {()}, {(4,)}]
+    assert [len(operand.segments) for operand in polynomial.operands] == [
+        len(convolution.paths),
+        convolution.inputs.dim,
+        16,
+        sum(2 * l3 + 1 for _, _, l3 in convolution.paths),
+    ]
+
+
+def test_openequivariance_is_refused_without_package_or_gpu(monkeypatch):
+    monkeypatch.setattr(openequivariance, "installed", lambda _: False)
+    assert "'openequivariance' is not installed: pip install 'lsf[openequivariance]'" in problem_of(
+        "openequivariance"
+    )
+    monkeypatch.setattr(openequivariance, "installed", lambda _: True)
+    assert "but they run on a CUDA device, not on 'cpu'" in problem_of("openequivariance")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("openequivariance") is None or os.environ.get("OEQ_NOTORCH") != "1",
+    reason="the description needs openequivariance, without a GPU and OEQ_NOTORCH=1 in the environment",
+)
+@pytest.mark.parametrize(("irreps", "max_ell"), [("2x0e + 2x1o", 3), ("2x0e + 2x1o + 2x2e", 4)])
+def test_the_description_for_openequivariance_is_e3nn_s_product(irreps, max_ell):
+    """Its kernels need a GPU; irreps, paths, weights, normalization and coupling constants do not."""
+    from openequivariance.core.e3nn_lite import wigner_3j as their_symbol
+
+    convolution = Convolution(parse_irreps(irreps), max_ell)
+    found = openequivariance.problem(convolution, torch.float64)
+    reference = tensor_product(convolution)
+    assert str(found.irreps_in1) == str(reference.irreps_in1)
+    assert str(found.irreps_in2) == str(reference.irreps_in2)
+    assert str(found.irreps_out) == str(reference.irreps_out)
+    assert found.weight_numel == reference.weight_numel
+    for ours, theirs, (l1, l2, l3) in zip(
+        found.instructions, reference.instructions, convolution.paths, strict=True
+    ):
+        assert ours[:5] == theirs[:5]
+        assert ours.path_weight == pytest.approx(theirs.path_weight, rel=1e-15)
+        symbol = torch.as_tensor(their_symbol(l1, l2, l3))
+        torch.testing.assert_close(symbol.double(), wigner_3j(l1, l2, l3), rtol=0.0, atol=1e-14)
