@@ -9,31 +9,22 @@ import ast
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import attrs
 from ase.data import chemical_symbols
 
 from lsf.compat.arguments import Flags
+from lsf.compat.assignments import Assignment, Assignments
+from lsf.compat.kernel_rule import kernels
 from lsf.compat.schedule import heads_table, stage_tables
 from lsf.compat.table import flag_rows, names_of
 from lsf.data.atomic_energies import ISOLATED_ATOM
 from lsf.data.shards import is_shard_folder, read_index
 from lsf.errors import LsfError, did_you_mean
 from lsf.models.options import BackboneOptions
-
-
-class Assignment(NamedTuple):
-    """A value of the recipe, and the flag it comes from."""
-
-    flag: str
-    key: str
-    value: Any
-
-
-Assignments = Iterator[Assignment]
 
 BACKBONE_KEYS: Final = frozenset(
     f"model.{field.name}" for field in attrs.fields(BackboneOptions) if field.name != "start_from"
@@ -387,6 +378,7 @@ RULES: Final[dict[str, Callable[[Flags], Assignments]]] = {
         config_type_weights,
         batches,
         model,
+        kernels,
         hidden_irreps,
         neighbors,
         scale_shift,

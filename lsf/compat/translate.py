@@ -10,7 +10,8 @@ from typing import Any, Final
 import attrs
 
 from lsf.compat.arguments import Flags, read_flags
-from lsf.compat.rules import RULES, Assignment, left_to_foundation
+from lsf.compat.assignments import Assignment
+from lsf.compat.rules import RULES, left_to_foundation
 from lsf.compat.table import Row, flag_rows, names_of
 from lsf.errors import Problem, RecipeError, did_you_mean
 from lsf.recipe_io import apply_overrides, read_recipe_text
