@@ -86,6 +86,13 @@ def test_a_file_is_read_with_the_kernels_one_asks_for(tmp_path):
     assert lsf.load(copy).model.backbone.kernels == "plain"
 
 
+def test_a_file_trained_on_a_gpu_is_read_anywhere(tmp_path):
+    path = model_file(tmp_path, more='kernels = "triton"\nnum_interactions = 1')
+    assert lsf.load(path).model.backbone.kernels == "auto"
+    assert lsf.load(path).recipe.model.options.kernels == "triton"  # as it was trained
+    assert lsf.load(path, kernels="triton").model.backbone.kernels == "triton"
+
+
 # --- packages of others ---------------------------------------------------------------------------------
 
 
