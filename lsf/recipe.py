@@ -278,6 +278,11 @@ class Training:
         kind="schedulers",
         default="constant",
     )
+    compile: bool = option(
+        "Whether the network's part of training steps is compiled, which takes minutes at the start of a run "
+        "and a C++ compiler. What it gives is compared with the native kernels before it is used.",
+        default=False,
+    )
     optimizer: Component = component(
         "The optimizer and its options; the learning rate stands in the stages. adam suits most runs.",
         kind="optimizers",

@@ -106,7 +106,8 @@ def moment_matrices(inverse: Tensor, degree: int) -> Tensor:
         return _first_degree(inverse)
     n_graphs, n_columns = inverse.shape[0], (degree + 1) ** 2
     single = torch.eye(n_columns, dtype=inverse.dtype, device=inverse.device).repeat(n_graphs, 1)
-    return fractional_moments(single, inverse.repeat_interleave(n_columns, 0)).unflatten(0, (-1, n_columns))
+    moments = fractional_moments(single, inverse.repeat_interleave(n_columns, 0))
+    return moments.reshape(n_graphs, n_columns, -1)
 
 
 def _first_degree(inverse: Tensor) -> Tensor:

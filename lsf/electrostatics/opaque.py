@@ -63,8 +63,9 @@ def _energy(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return energies (n_graphs,) and the derivatives by coefficients, positions and cell."""
     with _autograd(), torch.enable_grad():
-        inputs = [value.detach().requires_grad_(True) for value in (coefficients, positions, cell)]
-        energies = coulomb_energy(*inputs, batch, CoulombPlan(*plan), _settings(settings))
+        c, r, h = (value.detach().requires_grad_(True) for value in (coefficients, positions, cell))
+        inputs = [c, r, h]
+        energies = coulomb_energy(c, r, h, batch, CoulombPlan(*plan), _settings(settings))
         by_input = torch.autograd.grad(energies.sum(), inputs, allow_unused=True)
     found = [
         torch.zeros_like(value) if gradient is None else gradient.contiguous()
@@ -80,8 +81,8 @@ def _(
     cell: Tensor,
     *_: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shapes = (value.new_empty(value.shape) for value in (coefficients, positions, cell))
-    return cell.new_empty(cell.shape[0]), *shapes
+    c, r, h = (value.new_empty(value.shape) for value in (coefficients, positions, cell))
+    return cell.new_empty(cell.shape[0]), c, r, h
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -39,9 +39,15 @@ def model_evaluate(
 ) -> Mapping[str, Tensor | None]:
     """Call :func:`lsf.models.derivatives.evaluate`; what a model without charges cannot predict is None."""
     from lsf.models.derivatives import evaluate
+
+    network = cast("LocalSourceModel", model)
+    return without_charges(network, evaluate(network, batch, compute, create_graph))
+
+
+def without_charges(model: LocalSourceModel, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor | None]:
+    """Return the outputs, with None in place of those that mean nothing for a model without charges."""
     from lsf.models.sources import NoSource
 
-    outputs = evaluate(cast("LocalSourceModel", model), batch, compute, create_graph)
     if isinstance(model.source, NoSource):
         return {**outputs, **dict.fromkeys(CHARGE_OUTPUTS)}
     return outputs

@@ -113,6 +113,10 @@ def train(
         on Ctrl-C or SIGTERM, after a checkpoint was written; says how to resume
     """
     losses = check_labels(recipe, splits.train)
+    if recipe.training.compile:
+        from lsf.train.compiled import CompiledSteps
+
+        evaluate = CompiledSteps(log, evaluate)
     session = Session.begin(recipe, model, splits, folder, log, save, identity, evaluate, observers, world)
     if session.valid is None:
         log.warning("no validation frames: the best weights are chosen by the training loss")

@@ -200,6 +200,8 @@ def test_it_is_refused_at_the_start_where_it_cannot_run(monkeypatch):
 def test_auto_takes_what_the_device_has(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert automatic.chosen(torch.device("cpu")) == "native"
+    assert automatic.chosen(torch.device("cuda")) == "native"
+    monkeypatch.setitem(automatic.ORDER, "cuda", ("triton", "native"))
     assert automatic.chosen(torch.device("cuda")) == "triton"
     monkeypatch.setattr(fused, "triton_installed", lambda: False)
     assert automatic.chosen(torch.device("cuda")) == "native"

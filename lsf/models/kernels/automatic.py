@@ -10,8 +10,8 @@ from torch import Tensor
 from lsf.models.convolution import Convolution, Messages, Neighborhood, Radial
 from lsf.models.kernels import Kernel, kernel_class
 
-ORDER: Final = {"cuda": ("triton", "native"), "cpu": ("native",)}
-"""Which kernels are tried first by kind of device; native runs on any."""
+ORDER: Final[dict[str, tuple[str, ...]]] = {"cpu": ("native",), "cuda": ("native",)}
+"""Which kernels are tried first by kind of device; native runs on any. Others stand here once measured."""
 
 
 def chosen(device: torch.device) -> str:
