@@ -79,14 +79,21 @@ def bare(task: dict[str, Any], atoms: Atoms, steps: int) -> dict[str, Any]:
 
 def prepared(task: dict[str, Any], atoms: Atoms) -> Callable[[], Any]:
     """Return a call that evaluates the model on these atoms."""
+    from lsf.data.graph import collate
+
     if task["format"] == "eager":
-        from lsf.data.graph import collate
         from lsf.export.package import load_model
         from lsf.models.derivatives import evaluate
 
         calculator = load_model(task["model"]).ase_calculator(device="cpu")
         batch = collate(calculator._graphs([atoms]), labels=False)
         return lambda: evaluate(calculator.model, batch, ("forces", "stress"))
+    if task["format"] == "aoti":
+        from lsf.deploy.aoti import CompiledCalculator
+
+        compiled = CompiledCalculator(task["model"])
+        batch = collate(compiled._graphs([atoms]), labels=False)
+        return lambda: compiled.model(batch)
     from lsf.deploy.torchscript import ScriptFile
 
     file = ScriptFile(task["model"])

@@ -65,3 +65,10 @@ def write_models(folder: Path) -> dict[tuple[str, str], str]:
         exporter("torchscript")(load_model(saved), script)
         files |= {(name, "eager"): str(saved), (name, "torchscript"): str(script)}
     return files
+
+
+def write_package(saved: str) -> str:
+    """Compile a model file into a package next to it, which takes minutes; return its path."""
+    package = Path(saved).with_suffix(".pt2")
+    exporter("aoti")(load_model(Path(saved)), package)
+    return str(package)

@@ -8,7 +8,8 @@ step costs beyond the model's evaluation in it. The model is that of recipes/wat
 float32; "short-range" is its backbone without charges, which mace-torch (in .venv-mace, made on the first
 call) runs with the same levels by its own calculator and its own TorchScript module. CPU time of one thread,
 medians; memory is the growth of the process's peak, libraries of the program included. --quick has 192 atoms
-only. What would need more memory than the machine has free is left out, which is said.
+only, and no compiled package, which takes minutes to make. What would need more memory than the machine has
+free is left out, which is said.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.backbone.run import mace_python
 from benchmarks.bars import Bar, arguments, report
-from benchmarks.deploy.models import LEVELS, write_models
+from benchmarks.deploy.models import LEVELS, write_models, write_package
 from benchmarks.workers import Worker
 
 HERE: Final = Path(__file__).resolve().parent
@@ -133,7 +134,27 @@ def mace(bench: Bench) -> None:
             )
 
 
-PARTS: Final[dict[str, Callable[[Bench], None]]] = {"engines": engines, "mace": mace}
+def compiled(bench: Bench) -> None:
+    """A compiled package next to the same model as TorchScript."""
+    if bench.quick:
+        bench.console.print("compiled packages are left out")
+        return
+    bench.files["charges", "aoti"] = write_package(bench.files["charges", "eager"])
+    for n_atoms in bench.sizes:
+        script, package = (
+            bench.measure("lsf", "charges", "bare", form, n_atoms) for form in ("torchscript", "aoti")
+        )
+        note = f"{package['µs/atom/step']:.0f} against {script['µs/atom/step']:.0f} µs/atom/step"
+        note += f", {package['kB/atom']:.0f} against {script['kB/atom']:.0f} kB/atom"
+        ratio = script["µs/atom/step"] / package["µs/atom/step"]
+        bench.bars.append(Bar(f"compiled package, {n_atoms} atoms", ratio, 1.0, "× TorchScript", note=note))
+
+
+PARTS: Final[dict[str, Callable[[Bench], None]]] = {
+    "engines": engines,
+    "compiled": compiled,
+    "mace": mace,
+}
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
