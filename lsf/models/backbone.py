@@ -213,7 +213,8 @@ class Backbone(nn.Module):
         current = initial
         neighborhood = Neighborhood(edges.edge_index, edges.harmonics, edges.radial_basis, neighbor_slots)
         neighborhood.pairs = pairs
-        by_element = self.interactions[0].kernel.sums_by_element
+        kernel = self.interactions[0].kernel
+        neighborhood.sparing, by_element = kernel.recompute, kernel.sums_by_element
         if inputs is not None and pairs is None and by_element:
             neighborhood.representatives, neighborhood.element = groups.representatives(inputs)
         for layer in self.layers:

@@ -66,16 +66,20 @@ class EdgeBlocks:
         return nn.functional.embedding(self.place, flat).reshape(values.shape)
 
 
-def edge_blocks(edge_index: Tensor, neighbor_slots: Tensor, itemsize: int = 8) -> EdgeBlocks:
+def edge_blocks(
+    edge_index: Tensor, neighbor_slots: Tensor, itemsize: int = 8, sparing: bool = False
+) -> EdgeBlocks:
     """Return the blocks of a batch.
 
-    The slots are those of :func:`lsf.data.graph.neighbor_slots`, ``itemsize`` the bytes of a number.
+    The slots are those of :func:`lsf.data.graph.neighbor_slots`, ``itemsize`` the bytes of a number. With
+    ``sparing`` blocks are a quarter as large, for less memory in somewhat more calls.
     """
     n_edges = edge_index.shape[1]
     degrees = (neighbor_slots < n_edges).sum(1)
     order = torch.argsort(degrees, descending=True, stable=True)
     falling = degrees.index_select(0, order).tolist()
     limit = SLOTS_PER_BLOCK.get(edge_index.device.type, SLOTS_PER_BLOCK["cuda"]) * 8 // itemsize
+    limit = limit // 4 if sparing else limit
     blocks, first, slot = [], 0, 0
     while first < len(falling):
         width = max(1, falling[first])

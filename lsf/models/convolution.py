@@ -80,7 +80,7 @@ class Neighborhood:
 
     ``representatives`` (n_elements,) are atoms that stand for all others of their element in a first layer,
     and ``element`` (n_atoms,) says for which; both are None where the initial features of atoms of one
-    element differ.
+    element differ. ``sparing`` asks for blocks that take less memory.
     """
 
     def __init__(
@@ -95,11 +95,12 @@ class Neighborhood:
         self.representatives: Tensor | None = None
         self.element: Tensor | None = None
         self.pairs: PairLayout | None = None
+        self.sparing = False
 
     @cached_property
     def blocks(self) -> EdgeBlocks:
         """Blocks of receivers."""
-        return edge_blocks(self.edge_index, self.slots, self.harmonics.element_size())
+        return edge_blocks(self.edge_index, self.slots, self.harmonics.element_size(), self.sparing)
 
     @cached_property
     def basis_in_slots(self) -> Tensor:

@@ -118,12 +118,13 @@ def test_forces_with_fixed_weights_are_the_same_and_leave_no_gradient():
     assert torch.equal(*forces)
 
 
-def test_blocks_hold_every_edge_once_whatever_the_degrees(monkeypatch):
+@pytest.mark.parametrize("sparing", [False, True])
+def test_blocks_hold_every_edge_once_whatever_the_degrees(monkeypatch, sparing):
     monkeypatch.setitem(SLOTS_PER_BLOCK, "cpu", 16)
     positions, edge_index = random_graph(30, seed=8, spread=1.7)
     n_edges = edge_index.shape[1]
-    blocks = edge_blocks(edge_index, neighbor_slots(edge_index, 30))
-    assert len(blocks.blocks) > 3
+    blocks = edge_blocks(edge_index, neighbor_slots(edge_index, 30), sparing=sparing)
+    assert len(blocks.blocks) > (6 if sparing else 3)
     assert sorted(blocks.edges[blocks.edges < n_edges].tolist()) == list(range(n_edges))
     assert len(blocks.edges) < 1.3 * n_edges + 30  # a table as wide as the highest degree has many more
     ones = blocks.gather(torch.ones(n_edges, 1))
