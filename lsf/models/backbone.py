@@ -186,9 +186,12 @@ class Backbone(nn.Module):
             interaction.use_kernels(kernels)
 
     def recompute(self, again: bool) -> None:
-        """Let backward passes compute intermediates of edges again, or keep them from the forward pass."""
+        """Let backward passes compute intermediates again, or keep them from the forward pass."""
         for interaction in self.interactions:
             interaction.recompute(again)
+        for module in self.modules():
+            if isinstance(module, SymmetricContraction):
+                module.recompute = again
 
     def embed(self, species: Tensor) -> Tensor:
         """Return the initial scalars ``(n_atoms, 1, n_channels)`` of species indices."""

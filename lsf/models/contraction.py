@@ -8,16 +8,21 @@ parity (even degrees l against odd ones) decides which factor k is split off, wh
 from __future__ import annotations
 
 from functools import cache
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lsf.models.couplings import Monomial, symmetric_basis
 from lsf.models.irreps import Irreps
-from lsf.models.monomials import pair_products
+from lsf.models.monomials import pair_products, recorded
 
 Split = tuple[Monomial, int | None]
+
+ATOMS_AT_ONCE: Final = 32
+"""Atoms of every species whose polynomials are evaluated together where intermediates are computed again."""
 
 
 def _is_odd(component: int) -> bool:
@@ -89,7 +94,8 @@ class SymmetricContraction(nn.Module):
     """Polynomials of the atomic basis with species- and channel-dependent weights.
 
     Batatia et al., arXiv:2206.07697, eqs. (10) and (11). ``complete`` adds the polynomials that only
-    couplings through intermediate degrees of unnatural parity reach, after all others.
+    couplings through intermediate degrees of unnatural parity reach, after all others. With ``recompute``
+    backward passes compute the monomials again, some atoms at a time.
     """
 
     lower_0: Tensor
@@ -102,6 +108,7 @@ class SymmetricContraction(nn.Module):
         tables = factorisation(max_ell, correlation, outputs.degrees, complete)
         dim = (max_ell + 1) ** 2
         self.degrees = outputs.degrees
+        self.recompute = False
         self.n_lower = len(tables.lower)
         self.sizes: list[tuple[int, int]] = []
         self.weights = nn.ParameterList()
@@ -132,21 +139,39 @@ class SymmetricContraction(nn.Module):
         n_present, n_slots, _, n_channels = grouped.shape
         # Component first: picking components then copies whole rows, and atoms stay innermost.
         basis = grouped.permute(2, 0, 3, 1).reshape(grouped.shape[2], n_present * n_channels, n_slots)
-        basis = torch.cat([basis, torch.ones_like(basis[:1])])
-        if self.depth == 2:
-            lower = pair_products(basis, (self.lower_0, self.lower_1))
+        matrix = self._matrix(present_species, n_channels)
+        if self.recompute and torch.is_grad_enabled() and n_slots > ATOMS_AT_ONCE and not recorded():
+            parts = [
+                checkpoint(self._polynomials, part, matrix, use_reentrant=False, preserve_rng_state=False)
+                for part in basis.split(ATOMS_AT_ONCE, dim=2)
+            ]
+            outputs = torch.cat(parts, dim=2)
         else:
-            lower = basis.index_select(0, self.lower_0)
+            outputs = self._polynomials(basis, matrix)
+        return outputs.reshape(n_present, n_channels, -1, n_slots).permute(0, 3, 2, 1)
+
+    def _matrix(self, present_species: Tensor, n_channels: int) -> Tensor:
+        """Return the coefficients ``(n_present · n_channels, Σ factors · (2l + 1), n_lower)``."""
+        n_present = present_species.shape[0]
         coefficients = []
         for index, degree in enumerate(self.degrees):
             weight = self.weights[index].index_select(0, present_species)
             table = torch.matmul(getattr(self, f"table_{degree}").to(weight.dtype), weight)
             coefficients.append(table.reshape(n_present, self.n_lower, -1, n_channels))
-        matrix = (
-            torch.cat(coefficients, dim=2)
-            .permute(0, 3, 2, 1)
-            .reshape(n_present * n_channels, -1, self.n_lower)
-        )
+        joined = torch.cat(coefficients, dim=2).permute(0, 3, 2, 1)
+        return joined.reshape(n_present * n_channels, -1, self.n_lower)
+
+    def _polynomials(self, basis: Tensor, matrix: Tensor) -> Tensor:
+        """Return ``(n_present · n_channels, Σ (2l + 1), n_slots)``.
+
+        ``basis`` is ``((max_ell + 1)², n_present · n_channels, n_slots)``.
+        """
+        n_slots = basis.shape[2]
+        basis = torch.cat([basis, torch.ones_like(basis[:1])])
+        if self.depth == 2:
+            lower = pair_products(basis, (self.lower_0, self.lower_1))
+        else:
+            lower = basis.index_select(0, self.lower_0)
         product = torch.bmm(matrix, lower.transpose(0, 1))  # [species·channel, factor·m, atom]
         outputs, start = [], 0
         for index, degree in enumerate(self.degrees):
@@ -155,5 +180,4 @@ class SymmetricContraction(nn.Module):
             start += n_factors * size
             factors = basis.index_select(0, getattr(self, f"factors_{degree}")).transpose(0, 1)
             outputs.append((block * factors.unsqueeze(2)).sum(1))
-        result = torch.cat(outputs, dim=1).reshape(n_present, n_channels, -1, n_slots)
-        return result.permute(0, 3, 2, 1)
+        return torch.cat(outputs, dim=1)

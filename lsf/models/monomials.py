@@ -17,9 +17,14 @@ from lsf.electrostatics.backends import recording
 Pairs = tuple[Tensor, Tensor]
 
 
+def recorded() -> bool:
+    """Say whether operations are being recorded, by TorchScript or as a graph: then they are basic ones."""
+    return torch.jit.is_tracing() or recording()  # type: ignore[attr-defined]
+
+
 def pair_products(rows: Tensor, pairs: Pairs) -> Tensor:
     """Return ``x_a(k) x_b(k)``, ``(n_pairs, …)`` of rows ``(n, …)``."""
-    if torch.jit.is_tracing() or recording():  # type: ignore[attr-defined]
+    if recorded():
         return rows.index_select(0, pairs[0]) * rows.index_select(0, pairs[1])
     product: Tensor = _Square.apply(rows, pairs)
     return product

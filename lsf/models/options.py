@@ -189,7 +189,7 @@ class BackboneOptions:
         default=False,
     )
     recompute: bool = option(
-        "Whether backward passes compute intermediates of edges again instead of keeping them. Takes "
+        "Whether backward passes compute intermediates again instead of keeping them. Takes "
         "less memory and somewhat more time.",
         default=False,
     )

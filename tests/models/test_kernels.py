@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lsf.data.graph import group_by_species, neighbor_slots
+from lsf.models import contraction
 from lsf.models.backbone import Backbone, SpeciesGroups
 from lsf.models.blocks import SLOTS_PER_BLOCK, edge_blocks
 from lsf.models.convolution import ELEMENTS_AT_MOST
@@ -51,7 +52,8 @@ def differentiated(case, kernels, inputs, recompute=False):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_kernels_equal_e3nn_to_second_derivatives(case):
+def test_kernels_equal_e3nn_to_second_derivatives(case, monkeypatch):
+    monkeypatch.setattr(contraction, "ATOMS_AT_ONCE", 3)
     reference = differentiated(case, "e3nn", None)
     nothing = torch.zeros(14, 0, dtype=torch.float64)
     variants = {
