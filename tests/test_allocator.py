@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from lsf import allocator
 from lsf.allocator import keep_freed_memory
 
 GLIBC = platform.libc_ver()[0] == "glibc"
@@ -32,6 +33,16 @@ def test_freed_memory_is_used_again():
     # 20 arrays of 32 MB are 160 000 pages of 4 kB when each is mapped afresh
     assert int(faults) < 1000
     assert "LSF_ALLOCATOR=system undoes it" in said
+
+
+def test_simulations_say_it_once(caplog, monkeypatch):
+    said = iter(["kept", "kept again"])
+    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: next(said))
+    allocator.keep_freed_memory_in_simulations.cache_clear()
+    with caplog.at_level("INFO", "lsf"):
+        allocator.keep_freed_memory_in_simulations()
+        allocator.keep_freed_memory_in_simulations()
+    assert caplog.messages == ["kept"]
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,7 @@ r"""Conservation of energy in LAMMPS, and agreement of its two routes, in bulk w
 MODEL is one of water that treats periodic cells. The results are of a small one:
 
     lsf run recipes/water_split.toml --set electrostatics.boundary=auto name=water_small model.max_ell=2 \
-      model.hidden_irreps="16x0e + 16x1o" model.correlation=2 model.r_max=4.0 model.num_interactions=1 \
-      stages.0.epochs=12 stages.1.epochs=8
+      model.hidden_irreps="16x0e + 16x1o" model.correlation=2 model.r_max=4.0
 
 It is exported with a float64 network. A box of water is relaxed and brought to 300 K, and from there the same
 NVE dynamics run through fix external and through the pair style. The drift is the slope of a straight line

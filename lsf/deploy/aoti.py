@@ -18,6 +18,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from torch import Tensor, nn
 
 import lsf.electrostatics.opaque  # noqa: F401 - packages call the operation that it defines
+from lsf.allocator import keep_freed_memory_in_simulations
 from lsf.data.graph import collate, graph_tensors
 from lsf.data.statistics import DataFacts
 from lsf.deploy.ase import LsfCalculator
@@ -92,6 +93,7 @@ class PackageFile:
                 f"{torch.__version__}: export the model on this machine"
             ) from error
         self.model = PackagedModel(runner, self.metadata)
+        keep_freed_memory_in_simulations()
 
     @property
     def cutoff(self) -> float:

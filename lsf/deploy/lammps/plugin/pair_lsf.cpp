@@ -24,7 +24,13 @@
 #include "variable.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#include <unistd.h>
+#endif
 
 using namespace LAMMPS_NS;
 
@@ -47,6 +53,22 @@ int atomic_number(const std::string &symbol)
   for (int z = 1; z < count; z++)
     if (symbol == SYMBOLS[z]) return z;
   return 0;
+}
+
+/* Tell glibc to keep freed memory, as lsf/allocator.py does and with the same exceptions: tensors of a step
+   would else be mapped, and cleared by the kernel, page by page in every step. */
+bool keep_freed_memory()
+{
+#ifdef __GLIBC__
+  const char *const chosen = std::getenv("LSF_ALLOCATOR");
+  if (chosen && strcmp(chosen, "system") == 0) return false;
+  for (char **entry = environ; *entry; entry++)
+    for (const char *prefix : {"MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD"})
+      if (strncmp(*entry, prefix, strlen(prefix)) == 0) return false;
+  return mallopt(M_MMAP_MAX, 0) && mallopt(M_TRIM_THRESHOLD, -1) && mallopt(M_TOP_PAD, 64 << 20);
+#else
+  return false;
+#endif
 }
 
 /* The part of an error of torch that a user can act on: its last line. */
@@ -146,6 +168,9 @@ void PairLSF::coeff(int narg, char **arg)
   } catch (const std::exception &problem) {
     error->all(FLERR, "pair_style lsf cannot read {}: {}", arg[2], reason(problem));
   }
+  if (keep_freed_memory() && comm->me == 0)
+    utils::logmesg(lmp, "pair_style lsf: freed memory stays in the process, which is faster "
+                        "(LSF_ALLOCATOR=system undoes it)\n");
   numbers.assign(1, 0);
   for (int i = 0; i < n; i++) {
     const int z = atomic_number(arg[3 + i]);
