@@ -7,8 +7,8 @@ mace-torch (requirements.txt) runs in .venv-mace, made on the first call. Both s
 3, correlation 3, two interactions and r_max 6 Å, in structures of water at 0.1 atoms/Å³ unless a row says
 otherwise, and are measured in turns: CPU time of one thread, medians. "tuned" sets glibc's allocator to keep
 freed memory, on both sides. Memory is the growth of the process's peak. --quick is smaller and has one round.
-The parts growth, rate and epoch have no bars: how the time grows, operations per second, and what an epoch of
-`lsf run` is spent on.
+The part compiled, left out by --quick, compiles for a quarter of an hour. The parts growth, rate and epoch
+have no bars: how the time grows, operations per second, and what an epoch of `lsf run` is spent on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.backbone import growth as tables
+from benchmarks.backbone.systems import LEVELS, R_MAX
 from benchmarks.bars import Bar, arguments, report
+from benchmarks.deploy.models import write_model, write_package
 from benchmarks.workers import ROOT, Worker, environment_python
 
 HERE = Path(__file__).resolve().parent
@@ -37,6 +39,8 @@ ALLOCATOR: Final = {
     "MALLOC_TOP_PAD_": str(256 << 20),
 }
 """Keeps freed memory in the process, so that no page is faulted in twice."""
+SYSTEM: Final = {"LSF_ALLOCATOR": "system"}
+"""Leaves the allocator as it is, also where lsf would not."""
 
 Task = dict[str, Any]
 
@@ -54,7 +58,7 @@ class Bench:
         self.bars: list[Bar] = []
         other = mace_python(console)
         self.workers = {
-            (library, tuned): Worker(HERE / "worker.py", library, python, ALLOCATOR if tuned else None)
+            (library, tuned): Worker(HERE / "worker.py", library, python, ALLOCATOR if tuned else SYSTEM)
             for library, python in ((OURS, sys.executable), (MACE, other))
             for tuned in (False, True)
         }
@@ -83,11 +87,23 @@ class Bench:
             found[library]["seconds"] = float(np.median(seconds[library]))
         return found
 
-    def ratio(self, name: str, task: Task, bars: dict[bool, float], rounds: int = 3) -> None:
-        """Add the rows of a task: how many times faster than mace-torch, by allocator (True is tuned)."""
-        settings = [(dtype, tuned, bar) for dtype in ("float64", "float32") for tuned, bar in bars.items()]
+    def ratio(
+        self,
+        name: str,
+        task: Task,
+        bars: dict[bool, float],
+        rounds: int = 3,
+        compiled: Task | None = None,
+    ) -> None:
+        """Add the rows of a task: how many times faster than mace-torch, by allocator (True is tuned).
+
+        ``compiled`` is what tells our side to run what was compiled, in float64 alone.
+        """
+        dtypes = ("float64", "float32") if compiled is None else ("float64",)
+        settings = [(dtype, tuned, bar) for dtype in dtypes for tuned, bar in bars.items()]
         for dtype, tuned, bar in settings[:1] if self.quick else settings:
-            found = self.measure({key: {**task, "dtype": dtype} for key in SIDES}, tuned, rounds)
+            sides = {MACE: {**task, "dtype": dtype}, OURS: {**task, "dtype": dtype, **(compiled or {})}}
+            found = self.measure(sides, tuned, rounds)
             ours, theirs = found[OURS], found[MACE]
             per_edge = 1e6 / ours["edges"]
             note = f"{ours['seconds'] * per_edge:.1f} against {theirs['seconds'] * per_edge:.1f} µs/edge"
@@ -151,6 +167,24 @@ def training(bench: Bench) -> None:
     n_atoms = 96 if bench.quick else 192
     task = {"system": "water", "n_atoms": n_atoms, "mode": "training"}
     bench.ratio(f"training step, {n_atoms} atoms", task, {False: 5.0, True: 3.4})
+
+
+def compiled(bench: Bench) -> None:
+    """The package of ``lsf export --format aoti``, and steps of ``[training] compile``."""
+    if bench.quick:
+        bench.console.print("what is compiled is left out")
+        return
+    task = {"system": "water", "n_atoms": 192}
+    model = 'use = "MACE"\nlast_layer = "scalars"'
+    with tempfile.TemporaryDirectory() as folder:
+        levels = {"r_max": R_MAX, **LEVELS}
+        package = write_package(write_model(Path(folder), "water", model, levels, "float64", 86.0))
+        ours = {"package": package}
+        inferring = {**task, "mode": "inference"}
+        bench.ratio("inference, AOTI, 192 atoms", inferring, {False: 10.0, True: 6.0}, compiled=ours)
+    training = {**task, "mode": "training"}
+    ours = {"compiled": True}
+    bench.ratio("training step, compiled, 192 atoms", training, {False: 10.0, True: 6.0}, compiled=ours)
 
 
 def memory(bench: Bench) -> None:
@@ -226,7 +260,20 @@ def epoch(bench: Bench) -> None:
 
 PARTS: Final[dict[str, Callable[[Bench], None]]] = {
     part.__name__: part
-    for part in (equality, inference, large, training, memory, clusters, slab, precision, growth, rate, epoch)
+    for part in (
+        equality,
+        inference,
+        large,
+        training,
+        compiled,
+        memory,
+        clusters,
+        slab,
+        precision,
+        growth,
+        rate,
+        epoch,
+    )
 }
 
 

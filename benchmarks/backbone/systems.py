@@ -11,6 +11,7 @@ from vesin import NeighborList
 DENSITY = 0.1  # atoms per cubic Å, as in liquid water
 WATER = np.array([[0.0, 0.0, 0.0], [0.9572, 0.0, 0.0], [-0.23999, 0.92663, 0.0]])  # O H H, Å
 R_MAX = 6.0
+LEVELS = {"hidden_irreps": "64x0e + 64x1o", "max_ell": 3, "correlation": 3, "num_interactions": 2}
 
 Array = NDArray[Any]
 

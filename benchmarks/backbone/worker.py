@@ -2,9 +2,10 @@
 
 ``python worker.py lsf`` runs in the environment of lsf, ``python worker.py mace`` in that of mace-torch. A
 task: {"system", "n_atoms", "n_structures", "mode": "inference" | "training" | "gemm", "dtype", "warm_up",
-"options": {...}, "results": bool, "operations": bool; "weights" of lsf, a model file to take; "save" of mace,
-where to write its model}. Every task runs in a process of its own, forked from one that has imported
-everything, so that peak memory is the task's; time is CPU time of one thread.
+"options": {...}, "results": bool, "operations": bool}; of lsf also "weights", a model file to take,
+"package", a compiled one, and "compiled", whether training steps are; of mace "save", where to write its
+model. Every task runs in a process of its own, forked from one that has imported everything, so that peak
+memory is the task's; time is CPU time of one thread.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from systems import R_MAX, Structure, structures
-
-LEVELS = {"hidden_irreps": "64x0e + 64x1o", "max_ell": 3, "correlation": 3, "num_interactions": 2}
+from systems import LEVELS, R_MAX, Structure, structures
 
 GEMM = (16384, 64, 640)
 """Edges, width of the last hidden layer and weights per edge: a product of the radial network's shape."""
@@ -35,10 +34,10 @@ Step = Callable[[], tuple[Any, Any]]
 def lsf_step(task: dict[str, Any], parts: list[Structure]) -> Step:
     import torch
 
-    from lsf.models.derivatives import evaluate
-
+    if "package" in task:
+        return _package_step(task, parts)
     model, batch = _lsf_model(task, parts), _lsf_batch(parts)
-    training = task["mode"] == "training"
+    training, evaluate = task["mode"] == "training", _evaluation(task)
 
     def step() -> tuple[Any, Any]:
         model.zero_grad(set_to_none=True)
@@ -48,6 +47,31 @@ def lsf_step(task: dict[str, Any], parts: list[Structure]) -> Step:
         return out["energy_short_range"].detach(), out["forces"].detach()
 
     torch.manual_seed(0)
+    return step
+
+
+def _evaluation(task: dict[str, Any]) -> Callable[..., Any]:
+    """Return what evaluates a batch, compiled where the task says so."""
+    if not task.get("compiled"):
+        from lsf.models.derivatives import evaluate
+
+        return evaluate
+    import logging
+
+    from lsf.train.compiled import CompiledSteps
+
+    return CompiledSteps(logging.getLogger("benchmark"))
+
+
+def _package_step(task: dict[str, Any], parts: list[Structure]) -> Step:
+    from lsf.deploy.aoti import PackageFile
+
+    model, batch = PackageFile(task["package"]).model, _lsf_batch(parts)
+
+    def step() -> tuple[Any, Any]:
+        out = model(batch)
+        return out["energy_short_range"], out["forces"]
+
     return step
 
 

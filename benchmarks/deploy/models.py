@@ -28,7 +28,7 @@ USES: Final = {
 RECIPE: Final = """
 schema = 1
 name = "water"
-dtype = "float32"
+dtype = "{dtype}"
 [data]
 train = "water.xyz"
 valid_fraction = 0.2
@@ -50,25 +50,32 @@ loss = {{forces = 1.0}}
 """
 
 
+def write_model(
+    folder: Path, name: str, model: str, levels: dict[str, Any], dtype: str, neighbors: float
+) -> Path:
+    """Write an untrained model of water; ``model`` are lines of its recipe. Return the file."""
+    lines = "\n".join(
+        f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}"
+        for key, value in levels.items()
+    )
+    facts = DataFacts((1, 8), {1: 0.0, 8: 0.0}, neighbors, {"train": 1})
+    recipe = read_recipe_text(RECIPE.format(model=model, levels=lines, dtype=dtype), "benchmark")
+    return save_model(build_model(recipe, facts), folder / f"{name}.safetensors", recipe, facts)
+
+
 def write_models(folder: Path) -> dict[tuple[str, str], str]:
     """Write both models in both formats; return the files by model and format."""
     files = {}
-    levels = "\n".join(
-        f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}"
-        for key, value in LEVELS.items()
-    )
-    facts = DataFacts((1, 8), {1: 0.0, 8: 0.0}, 34.0, {"train": 1})
     for name, model in USES.items():
-        recipe = read_recipe_text(RECIPE.format(model=model, levels=levels), "benchmark")
-        saved = save_model(build_model(recipe, facts), folder / f"{name}.safetensors", recipe, facts)
+        saved = write_model(folder, name, model, LEVELS, "float32", 34.0)
         script = folder / f"{name}.pt"
         exporter("torchscript")(load_model(saved), script)
         files |= {(name, "eager"): str(saved), (name, "torchscript"): str(script)}
     return files
 
 
-def write_package(saved: str) -> str:
+def write_package(saved: Path) -> str:
     """Compile a model file into a package next to it, which takes minutes; return its path."""
-    package = Path(saved).with_suffix(".pt2")
-    exporter("aoti")(load_model(Path(saved)), package)
+    package = saved.with_suffix(".pt2")
+    exporter("aoti")(load_model(saved), package)
     return str(package)

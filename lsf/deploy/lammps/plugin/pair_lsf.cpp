@@ -244,12 +244,14 @@ void PairLSF::compute(int eflag, int vflag)
   auto types = torch::empty({n}, whole);
   auto formal = torch::empty({charges_are_input ? n : 0}, real);
   auto r = positions.accessor<double, 2>();
+  auto z = types.accessor<int64_t, 1>();
+  auto charge = formal.accessor<double, 1>();
   for (int i = 0; i < n; i++) {
     double unwrapped[3];
     domain->unmap(x[i], atom->image[i], unwrapped);
     for (int k = 0; k < 3; k++) r[i][k] = unwrapped[k];
-    types[i] = numbers[atom->type[i]];
-    if (charges_are_input) formal[i] = atom->q[i];
+    z[i] = numbers[atom->type[i]];
+    if (charges_are_input) charge[i] = atom->q[i];
   }
 
   std::vector<int64_t> senders, receivers;
