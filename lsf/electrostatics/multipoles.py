@@ -105,9 +105,10 @@ def moment_matrices(inverse: Tensor, degree: int) -> Tensor:
     if degree == 1:
         return _first_degree(inverse)
     n_graphs, n_columns = inverse.shape[0], (degree + 1) ** 2
-    single = torch.eye(n_columns, dtype=inverse.dtype, device=inverse.device).repeat(n_graphs, 1)
-    moments = fractional_moments(single, inverse.repeat_interleave(n_columns, 0))
-    return moments.reshape(n_graphs, n_columns, -1)
+    single = torch.eye(n_columns, dtype=inverse.dtype, device=inverse.device)
+    single = single.expand(n_graphs, n_columns, n_columns).reshape(-1, n_columns)
+    of_each = inverse.unsqueeze(1).expand(n_graphs, n_columns, 3, 3).reshape(-1, 3, 3)
+    return fractional_moments(single, of_each).reshape(n_graphs, n_columns, -1)
 
 
 def _first_degree(inverse: Tensor) -> Tensor:
