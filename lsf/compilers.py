@@ -1,8 +1,12 @@
-"""Whether there is what compiled models need."""
+"""What compiled models need: a compiler, and code of it that is right."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 
 from lsf.errors import LsfError
 
@@ -21,3 +25,23 @@ def require_compiler(what: str) -> None:
             f"{what} needs a C++ compiler and found none: install g++ or clang, or name one in the "
             "environment variable CXX"
         )
+
+
+@contextmanager
+def sums_by_torch() -> Iterator[None]:
+    """Have torch's own operations do sums into rows that indices name, in what is compiled within.
+
+    TorchInductor's C++ does them by atomic additions, which are slower, and in loops tiled along two axes
+    write outside of their array (pytorch issue 191837, torch 2.13). It calls torch instead in deterministic
+    mode, of which compiled code keeps nothing else.
+    """
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = filled

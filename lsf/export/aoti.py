@@ -18,7 +18,7 @@ from ase import Atoms
 from torch import Tensor
 from torch.export import Dim
 
-from lsf.compilers import require_compiler
+from lsf.compilers import require_compiler, sums_by_torch
 from lsf.deploy.aoti import FORMAT, FORMAT_VERSION, METADATA_FILE, PackageFile
 from lsf.electrostatics.boundary import kinds_by_periodicity
 from lsf.errors import ExportError
@@ -111,7 +111,7 @@ def _compile(graph: FlatGraph, path: Path) -> None:
         {axis: dims[size] for axis, size in enumerate(sizes) if size in dims and example.shape[axis] > 1}
         for sizes, example in zip(graph.sizes.values(), graph.examples, strict=True)
     )
-    with _quiet():
+    with _quiet(), sums_by_torch():
         try:
             program = torch.export.export(graph.module, graph.examples, dynamic_shapes=shapes, strict=False)
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))

@@ -14,12 +14,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from lsf.compilers import require_compiler
+from lsf.compilers import require_compiler, sums_by_torch
 from lsf.data.graph import GraphTensors, graph_tensors
 from lsf.electrostatics.field import field_energy
 from lsf.errors import LsfError
@@ -171,10 +172,12 @@ class CompiledSteps:
         _, density, polarization, *_ = values(*atoms.tensors())
         # derivatives by them are compiled because these examples ask for them
         weights = [torch.ones_like(value, requires_grad=True) for value in (density, polarization)]
-        self._values = _compiled(values, atoms.tensors(), SIZES)
         widths = ("n_atoms", density.shape[1]), ("n_atoms", 3)
-        self._slopes = _compiled(_Slopes(model), (*atoms.tensors(), *weights), (*SIZES, *widths))
-        self._check(model, batch, compute)
+        with sums_by_torch() if density.device.type == "cpu" else nullcontext():
+            self._values = _compiled(values, atoms.tensors(), SIZES)
+            self._slopes = _compiled(_Slopes(model), (*atoms.tensors(), *weights), (*SIZES, *widths))
+            # their derivatives are compiled when they are first asked for: here
+            self._check(model, batch, compute)
         seconds = time.monotonic() - started
         self.log.info("compiled in %.0f s; outputs and gradients agree with the native kernels", seconds)
 

@@ -104,6 +104,16 @@ def test_a_package_gives_the_numbers_of_the_model(written):
 
 
 @pytest.mark.slow
+def test_sums_in_a_package_are_torchs(written):
+    _, path, _ = written
+    with zipfile.ZipFile(path) as archive:
+        sources = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".cpp")]
+    assert any("aoti_torch_index_put_out" in source for source in sources)
+    # TorchInductor's atomic additions may write outside of their array
+    assert not any("atomic_add" in source for source in sources)
+
+
+@pytest.mark.slow
 def test_the_calculator_of_a_package(written):
     loaded, path, _ = written
     calculator, reference = CompiledCalculator(path), loaded.ase_calculator()
