@@ -92,7 +92,7 @@ class Bench:
         name: str,
         task: Task,
         bars: dict[bool, float],
-        rounds: int = 3,
+        rounds: int = 5,
         compiled: Task | None = None,
     ) -> None:
         """Add the rows of a task: how many times faster than mace-torch, by allocator (True is tuned).
@@ -210,7 +210,7 @@ def memory(bench: Bench) -> None:
 def clusters(bench: Bench) -> None:
     """A batch of small open clusters, where operations are many and small."""
     task = {"system": "clusters", "n_structures": 32, "mode": "training"}
-    bench.ratio("training step, 32 clusters of 3-18 atoms", task, {False: 4.0, True: 3.0}, rounds=5)
+    bench.ratio("training step, 32 clusters of 3-18 atoms", task, {False: 4.0, True: 3.0}, rounds=9)
 
 
 def slab(bench: Bench) -> None:
