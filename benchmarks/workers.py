@@ -1,7 +1,7 @@
 """The libraries a benchmark compares: environments of their own, and one process each that takes tasks.
 
 A worker script reads a JSON task per line and answers each line with one line of JSON; ``{"error": …}`` is
-raised here. Every worker computes with one thread.
+raised here. Every worker computes with one thread and may import what lies under ``benchmarks``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **ONE_THREAD, **(variables or {})},
+            env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT), **(variables or {})},
         )
 
     def task(self, task: Mapping[str, Any]) -> dict[str, Any]:

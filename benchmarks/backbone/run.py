@@ -32,7 +32,6 @@ from benchmarks.workers import ROOT, Worker, environment_python
 HERE = Path(__file__).resolve().parent
 TOOLS = ROOT / "tools"
 OURS, MACE = "lsf", "mace"
-SIDES: Final = (OURS, MACE)
 ALLOCATOR: Final = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),

@@ -143,33 +143,14 @@ def mace_step(task: dict[str, Any], parts: list[Structure]) -> Step:
 
 def _mace_model(task: dict[str, Any], parts: list[Structure]) -> Any:
     import torch
-    from e3nn import o3
-    from mace import modules
+
+    from benchmarks.mace_model import mace_model
 
     torch.set_default_dtype(getattr(torch, task["dtype"]))
     torch.manual_seed(0)
-    levels = {**LEVELS, **task.get("options", {})}
+    levels = {"r_max": task.get("r_max", R_MAX), **LEVELS, **task.get("options", {})}
     species = sorted({int(number) for part in parts for number in part.numbers})
-    block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
-    model = modules.ScaleShiftMACE(
-        r_max=task.get("r_max", R_MAX),
-        num_bessel=8,
-        num_polynomial_cutoff=5,
-        max_ell=levels["max_ell"],
-        interaction_cls=block,
-        interaction_cls_first=block,
-        num_interactions=levels["num_interactions"],
-        num_elements=len(species),
-        hidden_irreps=o3.Irreps(levels["hidden_irreps"]),
-        MLP_irreps=o3.Irreps("16x0e"),
-        atomic_energies=np.zeros((1, len(species))),
-        avg_num_neighbors=86.0,
-        atomic_numbers=species,
-        correlation=levels["correlation"],
-        gate=torch.nn.functional.silu,
-        atomic_inter_scale=np.array([1.0]),
-        atomic_inter_shift=np.array([0.0]),
-    )
+    model = mace_model(levels, species, neighbors=86.0, scale=1.0)
     if "save" in task:
         torch.save(model, task["save"])
     return model

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from systems import water_box
 
+from benchmarks.mace_model import mace_model
+
 SPECIES: Final = [1, 8]
 
 
@@ -30,30 +32,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
 
 def model(task: dict[str, Any]) -> Any:
     """Return an untrained model of the levels."""
-    from e3nn import o3
-    from mace import modules
-
-    levels = task["levels"]
-    block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
-    return modules.ScaleShiftMACE(
-        r_max=levels["r_max"],
-        num_bessel=8,
-        num_polynomial_cutoff=5,
-        max_ell=levels["max_ell"],
-        interaction_cls=block,
-        interaction_cls_first=block,
-        num_interactions=levels["num_interactions"],
-        num_elements=len(SPECIES),
-        hidden_irreps=o3.Irreps(levels["hidden_irreps"]),
-        MLP_irreps=o3.Irreps("16x0e"),
-        atomic_energies=np.zeros((1, len(SPECIES))),
-        avg_num_neighbors=34.0,
-        atomic_numbers=SPECIES,
-        correlation=levels["correlation"],
-        gate=torch.nn.functional.silu,
-        atomic_inter_scale=np.array([0.05]),
-        atomic_inter_shift=np.array([0.0]),
-    )
+    return mace_model(task["levels"], SPECIES, neighbors=34.0, scale=0.05)
 
 
 def calculator(task: dict[str, Any]) -> Any:

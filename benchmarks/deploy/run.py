@@ -37,8 +37,6 @@ STEPS: Final = {192: 12, 1536: 4, 6000: 4}
 TIMESTEP: Final = 0.5
 """fs."""
 OVERHEAD: Final = 0.10
-LARGEST: Final = {"i-PI driver": 192, "OpenMM": 1536, "torch-sim": 1536}
-"""Most atoms by program, for those whose steps are the others' at larger ones."""
 
 
 class Bench:
@@ -96,8 +94,6 @@ def engines(bench: Bench) -> None:
         for form in ("eager", "torchscript"):
             bench.measure("lsf", "charges", "bare", form, n_atoms)
         for engine in ("ASE", "fix external", "pair style", "OpenMM", "torch-sim", "i-PI driver"):
-            if n_atoms > LARGEST.get(engine, n_atoms):
-                continue
             form = "eager" if engine == "ASE" else "torchscript"
             row = bench.measure("lsf", "charges", engine, form, n_atoms)
             note = f"{row['µs/atom/step']:.0f} µs/atom/step, {row['ns/day']:.3g} ns/day"
