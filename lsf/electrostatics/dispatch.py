@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.electrostatics import fourier_blocks, fourier_phases, kernels, mesh
+from lsf.electrostatics import fourier_bins, fourier_blocks, fourier_phases, kernels, mesh
 from lsf.electrostatics.backends import AdjointPair, Arrange, capturing
 from lsf.electrostatics.boundary import KIND_OPEN, CoulombPlan
 from lsf.electrostatics.multipoles import monomials
@@ -90,11 +90,14 @@ def exact_sums(backend: str) -> Arrange:
 def _arrange_direct(
     fractional: Tensor, batch: Tensor, k_triplets: Tensor, k_batch: Tensor, n_graphs: int
 ) -> AdjointPair:
-    """Arrange exact sums of plain tensors: with whole phases where structures are small, else in blocks."""
+    """Arrange exact sums of plain tensors: by size with whole phases, in blocks or in bins."""
     if not capturing():
         phases = fourier_phases.phase_layout(batch, k_triplets, k_batch, n_graphs)
         if phases is not None:
             return fourier_phases.arrange(fractional, phases, len(k_batch))
+        bins = fourier_bins.bin_layout(batch, k_triplets, k_batch, n_graphs)
+        if bins is not None:
+            return fourier_bins.arrange(fractional, bins)
     return fourier_blocks.arrange(fractional, batch, k_triplets, k_batch, n_graphs)
 
 

@@ -51,7 +51,7 @@ class DirectPair(NamedTuple):
         """Return type 1, see :class:`lsf.electrostatics.backends.AdjointPair`."""
         result = moments.new_zeros(self.n_k, 2)
         # columns [c, b, a] of every atom, zero where a + b + c > L and where the blocks pad
-        columns = torch.cat([moments, moments.new_zeros(len(moments), 1)], 1)[:, _moment_columns(degree)[0]]
+        columns = torch.cat([moments, moments.new_zeros(len(moments), 1)], 1)[:, moment_columns(degree)[0]]
         columns = torch.cat([columns, columns.new_zeros(1, columns.shape[1])])
         for block, tables in zip(self.blocks, self.tables, strict=True):
             for group, sums in zip(block.groups, _sum_block(columns, tables, block, degree), strict=True):
@@ -72,7 +72,7 @@ class DirectPair(NamedTuple):
                 dense = amplitudes.new_zeros(len(block.atoms) * group.size)
                 real.append(dense.index_add_(0, group.place.reshape(-1), values.reshape(-1)))
             for atoms, gathered in _gather_block(real, tables, block, degree):
-                result[atoms] = gathered[:, _moment_columns(degree)[1]]
+                result[atoms] = gathered[:, moment_columns(degree)[1]]
         return result[:-1]
 
 
@@ -87,12 +87,12 @@ def arrange(
     tables = []
     for block in blocks:
         coordinates = reduced[block.atoms]
-        x, y, z = (_table(coordinates[..., i], block.bounds[i]).to(fractional.dtype) for i in range(3))
+        x, y, z = (phase_table(coordinates[..., i], block.bounds[i]).to(fractional.dtype) for i in range(3))
         tables.append((x, y, z))
     return DirectPair(len(batch), len(k_batch), blocks, tables)
 
 
-def _table(coordinate: Tensor, bound: int) -> Tensor:
+def phase_table(coordinate: Tensor, bound: int) -> Tensor:
     """Return cos and sin of ``2π n s``, [..., 2, n] for n = 0 … bound; whole turns are taken off first."""
     integers = torch.arange(bound + 1, dtype=coordinate.dtype, device=coordinate.device)
     turns = coordinate[..., None] * integers
@@ -112,14 +112,14 @@ def _derivatives(n: int, highest: int, dtype: torch.dtype, device: torch.device)
     return torch.tensor(sources, device=device), torch.stack(factors).to(dtype=dtype, device=device)
 
 
-def _orders(table: Tensor, highest: int) -> Tensor:
+def derivative_table(table: Tensor, highest: int) -> Tensor:
     """Return derivatives 0 … highest of a table [..., t, n], [..., order, t, n]."""
     sources, factors = _derivatives(table.shape[-1], highest, table.dtype, table.device)
     return table[..., sources, :] * factors
 
 
 @lru_cache
-def _moment_columns(degree: int) -> tuple[list[int], list[int]]:
+def moment_columns(degree: int) -> tuple[list[int], list[int]]:
     """Return the monomial of every [c, b, a], one past the last for none, and the place of every monomial."""
     column = {exponents: i for i, exponents in enumerate(monomials(degree))}
     orders = range(degree + 1)
@@ -148,7 +148,8 @@ def _sum_block(
     scratch = Scratch(columns)
     for chunk in _chunks(block, degree):
         moments = columns[block.atoms[:, chunk].reshape(-1)].unflatten(1, (n_orders * n_orders, n_orders))
-        x, y = (_orders(table[:, chunk].flatten(0, 1), degree) for table in tables[:2])  # [q, order, t, n]
+        # [q, order, t, n]
+        x, y = (derivative_table(table[:, chunk].flatten(0, 1), degree) for table in tables[:2])
         for group, total in zip(block.groups, sums, strict=True):
             n_h, n_k, _ = group.shape
             weighted = scratch("weighted", len(x), n_orders * n_orders, 2 * n_h)  # [q, c b, t h]
@@ -160,13 +161,13 @@ def _sum_block(
             z = tables[2][:, chunk, :, group.l].flatten(2)
             total.baddbmm_(z.transpose(1, 2), outer.reshape(n_structures, -1, total.shape[2]))
     return [
-        _differentiate(total.unflatten(2, (n_orders, -1)).transpose(1, 2).unflatten(2, (2, -1)))
+        differentiated(total.unflatten(2, (n_orders, -1)).transpose(1, 2).unflatten(2, (2, -1)))
         for total in sums
     ]
 
 
-def _differentiate(sums: Tensor) -> Tensor:
-    """Return ``Σ_c`` of sums [a, c, t, l, p] that still lack the derivative of order c by s_3."""
+def differentiated(sums: Tensor) -> Tensor:
+    """Return ``Σ_c`` of sums [a, c, t, l, p] that still lack the derivative of order c along l."""
     sources, factors = _derivatives(sums.shape[3], sums.shape[1] - 1, sums.dtype, sums.device)
     result = sums[:, 0]
     for c in range(1, sums.shape[1]):
@@ -187,7 +188,7 @@ def _gather_block(
         turned.append(torch.stack(orders, 3).reshape(n_structures, 2 * group.shape[2], -1))  # [a, t l, c p]
     scratch = Scratch(tables[0])
     for chunk in _chunks(block, degree):
-        x, y = (_orders(table[:, chunk].flatten(0, 1), degree) for table in tables[:2])
+        x, y = (derivative_table(table[:, chunk].flatten(0, 1), degree) for table in tables[:2])
         result = x.new_zeros(len(x), n_orders * n_orders, n_orders)
         for group, dense in zip(block.groups, turned, strict=True):
             n_h, n_k, _ = group.shape

@@ -156,14 +156,22 @@ _TERMS: Final = (
 
 
 def _terms(triplets: Tensor, local: Tensor, box: tuple[int, int, int, int, int]) -> tuple[Tensor, Tensor]:
-    """Return places and signs of the eight real sums that make up each wave vector's complex one."""
+    """Return places and signs among the real sums [a, t, l, p] of a group's box."""
     h0, h1, k0, k1, n_l = box
     absolute = triplets.abs()
     h, k = absolute[:, 0] - h0, absolute[:, 1] - k0
     n_h, n_k = h1 - h0, k1 - k0
     first = ((local * 2 * n_l + absolute[:, 2]) * 2 * n_h + h) * 2 * n_k + k
-    steps = (2 * n_h * n_k, n_k, n_l * 4 * n_h * n_k)  # to the sine of the first, second, third coordinate
-    offsets = [sum(s * step for s, step in zip(sines, steps, strict=True)) for sines, _, _ in _TERMS]
+    return sum_places(triplets, first, (2 * n_h * n_k, n_k, n_l * 4 * n_h * n_k))
+
+
+def sum_places(triplets: Tensor, first: Tensor, sines: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Return places and signs (n_k, 8) of the eight real sums that make up each wave vector's complex one.
+
+    ``first`` (n_k,) is the place of the product of three cosines, ``sines`` the steps from there to the sine
+    of the first, second and third coordinate.
+    """
+    offsets = [sum(s * step for s, step in zip(chosen, sines, strict=True)) for chosen, _, _ in _TERMS]
     sign_k, sign_l = (1.0 - 2.0 * (triplets[:, axis] < 0).double() for axis in (1, 2))
     signs = [sign * sign_k**pk * sign_l**pl for _, sign, (pk, pl) in _TERMS]
     return first[:, None] + first.new_tensor(offsets), torch.stack(signs, 1)

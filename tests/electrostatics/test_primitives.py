@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from lsf.electrostatics import fourier_blocks, fourier_layout, fourier_phases
+from lsf.electrostatics import dispatch, fourier_bins, fourier_blocks, fourier_layout, fourier_phases
 from lsf.electrostatics.backends import AdjointPair, Arrange
 from lsf.electrostatics.boundary import CoulombPlan
 from lsf.electrostatics.fourier import fourier_gather, fourier_sum
@@ -270,3 +270,96 @@ def test_inverse_of_a_cell() -> None:
     inverse, determinant = invert(cells)
     torch.testing.assert_close(inverse, torch.linalg.inv(cells), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(determinant, torch.linalg.det(cells), rtol=1e-12, atol=1e-12)
+
+
+def binned_case(n_atoms: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, tuple[Any, ...]]:
+    """Atoms of one structure, some bins without any, and waves with unlike bounds along the axes."""
+    rng = np.random.default_rng(0)
+    fractional = torch.from_numpy(rng.uniform(-1.0, 2.0, size=(n_atoms, 3)))
+    fractional[: n_atoms // 2, 2] = 0.3 + 0.1 * fractional[: n_atoms // 2, 2]
+    fractional[0, 2] = -1e-20  # one period up it is 1.0, not below
+    triplets = torch.cartesian_prod(torch.arange(-2, 3), torch.arange(-4, 5), torch.arange(-21, 22))
+    triplets = triplets[len(triplets) // 2 + 1 :][::3]  # some of a half space, zero left out
+    zeros = torch.zeros(n_atoms, dtype=torch.int64), torch.zeros(len(triplets), dtype=torch.int64)
+    return fractional.to(dtype), (zeros[0], triplets, zeros[1], 1)
+
+
+def arrange_bins(fractional: Tensor, waves: tuple[Any, ...]) -> fourier_bins.BinnedPair:
+    layout = fourier_bins.bin_layout(*waves)
+    assert layout is not None
+    return fourier_bins.arrange(fractional, layout)
+
+
+@pytest.fixture
+def few_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fourier_bins, "FEWEST_COLUMNS", 15)
+
+
+@pytest.mark.usefixtures("few_columns")
+@pytest.mark.parametrize("bin_atoms", [5, 20])  # thin bins; wide ones, with more polynomials
+@pytest.mark.parametrize("degree", [0, 1, 2, 3, 4])
+def test_bins_equal_blocks(degree: int, bin_atoms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fourier_bins, "BIN_ATOMS", bin_atoms)
+    monkeypatch.setattr(fourier_bins, "CHUNK_ELEMENTS", 2**12)  # bins of more than one chunk
+    fractional, waves = binned_case(400)
+    moments, amplitudes = random(1, 400, len(monomials(degree))), random(2, len(waves[1]), 2)
+    bins, blocks = arrange_bins(fractional, waves), fourier_blocks.arrange(fractional, *waves)
+    # rounding, relative to the largest column: each order multiplies by 2π times up to 21
+    for found, expected in (
+        (bins.sum(moments, degree), blocks.sum(moments, degree)),
+        (bins.gather(amplitudes, degree), blocks.gather(amplitudes, degree)),
+    ):
+        error = (found - expected).abs().amax(0) / expected.abs().amax(0)
+        assert error.max() < 1e-13
+    moments[:, 1:] = 0.0  # charges alone, with nothing large to hide behind
+    torch.testing.assert_close(
+        bins.sum(moments, degree), blocks.sum(moments, degree), rtol=0.0, atol=1e-13 * 400
+    )
+
+
+@pytest.mark.usefixtures("few_columns")
+def test_bins_in_float32() -> None:
+    fractional, waves = binned_case(3000, torch.float32)
+    moments, amplitudes = random(1, 3000, 4), random(2, len(waves[1]), 2)
+    exact = fourier_blocks.arrange(fractional.double(), *waves)
+    bins = arrange_bins(fractional, waves)
+    for found, expected in (
+        (bins.sum(moments.float(), 1), exact.sum(moments, 1)),
+        (bins.gather(amplitudes.float(), 2), exact.gather(amplitudes, 2)),
+    ):
+        assert found.dtype == torch.float32
+        error = (found.double() - expected).abs().amax(0) / expected.abs().amax(0)
+        assert error.max() < 2e-5
+
+
+@pytest.mark.usefixtures("few_columns")
+def test_bins_differentiate_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fourier_bins, "BIN_ATOMS", 1)
+    fractional, waves = binned_case(24)
+    columns = len(monomials(1))
+
+    def total(fractional: Tensor, moments: Tensor, amplitudes: Tensor) -> Tensor:
+        pair = arrange_bins(fractional, waves)
+        summed = fourier_sum(fractional, moments, pair, 1)
+        return (summed * amplitudes).sum() + (moments * fourier_gather(fractional, amplitudes, pair, 1)).sum()
+
+    inputs = (fractional, random(1, 24, columns), random(2, len(waves[1]), 2))
+    for tensor in inputs:
+        tensor.requires_grad_()
+    # central differences of 1e-6 in functions with curvature up to (2π 21)^2 and values up to 1e5
+    assert gradcheck(total, inputs, atol=1e-2, rtol=1e-5, fast_mode=True)
+    assert gradgradcheck(total, inputs, atol=1.0, rtol=1e-4, fast_mode=True)
+
+
+def test_which_structures_are_binned(monkeypatch: pytest.MonkeyPatch) -> None:
+    fractional, waves = binned_case(3000)
+    batch, triplets, k_batch, _ = waves
+    assert fourier_bins.bin_layout(*waves) is None  # three times five columns
+    monkeypatch.setattr(fourier_bins, "FEWEST_COLUMNS", 15)
+    waves = (batch, triplets.clone(), k_batch, 1)  # layouts are remembered by list
+    assert isinstance(dispatch.exact_sums("direct")(fractional, *waves), fourier_bins.BinnedPair)
+    few = torch.zeros(1900, dtype=torch.int64)
+    assert fourier_bins.bin_layout(few, triplets, k_batch, 1) is None  # too few atoms, waves, two structures
+    low = triplets[triplets[:, 2].abs() < 14]
+    assert fourier_bins.bin_layout(batch, low, k_batch[: len(low)], 1) is None
+    assert fourier_bins.bin_layout(batch, triplets, k_batch, 2) is None
