@@ -215,6 +215,7 @@ class Backbone(nn.Module):
         features = []
         current = initial
         neighborhood = Neighborhood(edges.edge_index, edges.harmonics, edges.radial_basis, neighbor_slots)
+        neighborhood.unit_shifts = edges.unit_shifts
         neighborhood.pairs = pairs
         kernel = self.interactions[0].kernel
         neighborhood.sparing, by_element = kernel.recompute, kernel.sums_by_element

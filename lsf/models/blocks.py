@@ -39,11 +39,13 @@ class EdgeBlocks:
     """The blocks of a batch.
 
     ``place`` (n_atoms,) the position of every atom in the sorted order; ``edges`` (n_slots,) the edge in each
-    slot, n_edges where it is empty; ``senders`` (n_slots,) its sender, 0 where it is empty.
+    slot, n_edges where it is empty; ``senders`` (n_slots,) its sender, 0 where it is empty. ``rows``
+    (n_slots,) are those of the radial functions: the edges themselves unless edges share them.
     """
 
     def __init__(self, blocks: list[Block], place: Tensor, edges: Tensor, senders: Tensor) -> None:
         self.blocks, self.place, self.edges, self.senders = blocks, place, edges, senders
+        self.rows = edges
 
     def gather(self, values: Tensor) -> Tensor:
         """Return ``(n_slots, n)`` from values of every edge ``(n_edges, n)``; empty slots are zero."""

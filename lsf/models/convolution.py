@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lsf.models.blocks import EdgeBlocks, edge_blocks
 from lsf.models.couplings import allowed_products
+from lsf.models.edge_pairs import RadialRows, radial_rows
 from lsf.models.irreps import Irreps
 from lsf.models.pair_layout import PairLayout
 from lsf.models.radial import RadialNetwork
@@ -80,7 +81,8 @@ class Neighborhood:
 
     ``representatives`` (n_elements,) are atoms that stand for all others of their element in a first layer,
     and ``element`` (n_atoms,) says for which; both are None where the initial features of atoms of one
-    element differ. ``sparing`` asks for blocks that take less memory.
+    element differ. ``sparing`` asks for blocks that take less memory. With ``unit_shifts`` (n_edges, 3)
+    radial functions are evaluated once for the two directions of a pair.
     """
 
     def __init__(
@@ -95,17 +97,25 @@ class Neighborhood:
         self.representatives: Tensor | None = None
         self.element: Tensor | None = None
         self.pairs: PairLayout | None = None
+        self.unit_shifts: Tensor | None = None
         self.sparing = False
 
     @cached_property
     def blocks(self) -> EdgeBlocks:
         """Blocks of receivers."""
-        return edge_blocks(self.edge_index, self.slots, self.harmonics.element_size(), self.sparing)
+        blocks = edge_blocks(self.edge_index, self.slots, self.harmonics.element_size(), self.sparing)
+        blocks.rows = self._radial_rows.of_edge.index_select(0, blocks.edges)
+        return blocks
 
     @cached_property
-    def basis_in_slots(self) -> Tensor:
-        """Radial basis ``(n_slots, n_radial)`` of the blocks."""
-        return self.blocks.gather(self.radial_basis)
+    def _radial_rows(self) -> RadialRows:
+        return radial_rows(self.edge_index, self.unit_shifts, self.slots.shape[0])
+
+    @cached_property
+    def basis_in_rows(self) -> Tensor:
+        """Radial basis ``(n_rows, n_radial)`` that the blocks' rows point to; zero in the last one."""
+        chosen = nn.functional.embedding(self._radial_rows.edges, self.radial_basis)
+        return torch.cat([chosen, chosen.new_zeros(1, chosen.shape[1])])
 
     @cached_property
     def harmonics_in_slots(self) -> Tensor:

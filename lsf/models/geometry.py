@@ -18,6 +18,7 @@ class Edges(NamedTuple):
     vectors: Tensor  # (n_edges, 3) Å, float64, r_receiver - r_sender + shift
     harmonics: Tensor  # (n_edges, (max_ell + 1)²) in the model's dtype
     radial_basis: Tensor  # (n_edges, n_radial) in the model's dtype, zero from r_max on
+    unit_shifts: Tensor | None = None  # (n_edges, 3) whole lattice translations, where they are known
 
 
 def edge_geometry(
@@ -43,4 +44,4 @@ def edge_geometry(
     directions = (vectors / lengths.unsqueeze(-1)).to(dtype)
     harmonics = spherical_harmonics(directions, max_ell)
     bonds = None if bond_lengths is None else bond_lengths.to(dtype)
-    return Edges(edge_index, vectors, harmonics, radial(lengths.to(dtype), bonds))
+    return Edges(edge_index, vectors, harmonics, radial(lengths.to(dtype), bonds), unit_shifts)

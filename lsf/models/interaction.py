@@ -102,9 +102,10 @@ class Interaction(nn.Module):
         weights = self.radial.scaled_weights()
         blocks = neighborhood.blocks
         moments = ElementMoments(blocks, neighborhood.elements_in_slots, n_atoms, weights[-1].shape[1])
-        slots = neighborhood.basis_in_slots, neighborhood.harmonics_in_slots
+        moments.keep = not self.kernel.recompute
+        edges = neighborhood.basis_in_rows, neighborhood.harmonics_in_slots
         empty = features.new_empty((0, 0))
-        (sums,) = summed(moments, Inputs(*slots, empty, empty), weights)
+        (sums,) = summed(moments, Inputs(*edges, empty, empty), weights)
         lifted = self.linear_up(features.index_select(0, neighborhood.representatives)).squeeze(1)
         n_elements, width = lifted.shape[0], sums.shape[2]
         return blocks.unsort(self._down_by_element(sums.view(n_atoms, n_elements, -1, width), lifted))

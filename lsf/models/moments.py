@@ -7,8 +7,9 @@ of the same kind, and the derivative of a gradient in the direction of a cotange
     <g, S(Y, H, h)>  →  d/dε <g, S(Y + ε v_Y, H + ε v_H, h + ε v_h)>,
 
 whose own gradient is written out once more. Where nothing is kept, nothing per edge outlives its block but
-basis and harmonics: memory does not grow with channels. The work stays in the cache. Derivatives beyond the
-second come from :meth:`Moments.plain` through autograd.
+basis, harmonics and, while a pass lasts, the hidden layers, which the two directions of a pair share: memory
+does not grow with channels. The work stays in the cache. Derivatives beyond the second come from
+:meth:`Moments.plain` through autograd.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lsf.models.blocks import Block, EdgeBlocks
-from lsf.models.radial_derivatives import HiddenLayers
+from lsf.models.radial_derivatives import HiddenLayers, HiddenRows
 
 _state = threading.local()
 
@@ -40,9 +41,9 @@ def weights_fixed() -> Iterator[None]:
 
 
 class Inputs(NamedTuple):
-    """What a sum depends on, in slots; ``features`` and ``last`` are empty where a sum has none."""
+    """What a sum depends on; ``features`` and ``last`` are empty where a sum has none."""
 
-    basis: Tensor  # (n_slots, n_radial)
+    basis: Tensor  # (n_rows, n_radial), which the blocks' ``rows`` point to
     harmonics: Tensor  # (n_slots, (max_ell + 1)²)
     features: Tensor  # (n_atoms, n_components · n_channels)
     last: Tensor  # (width, n_paths · n_channels)
@@ -59,17 +60,15 @@ class Moments(ABC):
     keep: bool = False
 
     def __init__(self) -> None:
-        self.kept: dict[int, HiddenLayers] = {}
+        self._kept: HiddenRows | None = None
 
-    def layers(self, block: Block, basis: Tensor, weights: Sequence[Tensor]) -> HiddenLayers:
-        """Return the hidden layers of a block, from the forward pass if they were kept."""
-        if block.first in self.kept:
-            return self.kept[block.first]
-        layers = HiddenLayers(weights)
-        layers.forward(basis[block.slots])
-        if self.keep:
-            self.kept[block.first] = layers
-        return layers
+    def hidden(self, basis: Tensor, weights: Sequence[Tensor]) -> HiddenRows:
+        """Return the hidden layers of all rows, from the forward pass if they were kept."""
+        if self._kept is not None:
+            return self._kept
+        rows = HiddenRows(basis, weights)
+        self._kept = rows if self.keep else None
+        return rows
 
     @abstractmethod
     def outputs(self, inputs: Inputs) -> list[Tensor]:
@@ -103,7 +102,15 @@ class Moments(ABC):
 
     @abstractmethod
     def plain(self, inputs: Inputs, hidden: Tensor) -> list[Tensor]:
-        """Return the sums by operations that autograd differentiates; ``hidden`` in slots."""
+        """Return the sums by operations that autograd differentiates; ``hidden`` (n_slots, width)."""
+
+    def in_slots(self, values: Tensor, block: Block) -> Tensor:
+        """Return the rows ``(n, width)`` of a block's slots."""
+        return values.index_select(0, self.blocks.rows[block.slots])
+
+    def add_in_rows(self, values: Tensor, block: Block, into: Tensor) -> None:
+        """Add what a block's slots give back to their rows."""
+        into.index_add_(0, self.blocks.rows[block.slots], values)
 
 
 def summed(moments: Moments, inputs: Inputs, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -133,9 +140,9 @@ class _Sum(torch.autograd.Function):
         moments.keep = moments.keep and any(ctx.needs_input_grad)
         ctx.save_for_backward(*tensors)
         out = moments.outputs(inputs)
+        last = moments.hidden(inputs.basis, weights).last
         for block in moments.blocks.blocks:
-            hidden = moments.layers(block, inputs.basis, weights).last
-            moments.forward(block, hidden, inputs, out)
+            moments.forward(block, moments.in_slots(last, block), inputs, out)
         return tuple(out)
 
     @staticmethod
@@ -163,10 +170,12 @@ class _SumBackward(torch.autograd.Function):
         by_weight = [torch.zeros_like(weight) for weight in weights] if weights_too else []
         if not weights_too:
             into = into._replace(last=inputs.last.new_empty(0))
+        rows = moments.hidden(inputs.basis, weights)
+        by_hidden = torch.zeros_like(rows.last)
         for block in moments.blocks.blocks:
-            layers = moments.layers(block, inputs.basis, weights)
-            by_hidden = moments.backward(block, layers.last, inputs, grad, into)
-            into.basis[block.slots] = layers.backward(by_hidden, by_weight)
+            by_block = moments.backward(block, moments.in_slots(rows.last, block), inputs, grad, into)
+            moments.add_in_rows(by_block, block, by_hidden)
+        rows.backward(by_hidden, by_weight, into.basis)
         last = into.last if weights_too else None
         nothing = (None,) * (len(weights) - len(by_weight))
         return (into.basis, into.harmonics, into.features, last, *by_weight, *nothing)
@@ -186,12 +195,15 @@ class _SumBackward(torch.autograd.Function):
         tangents = Inputs(basis, harmonics, features, inputs.last)
         out, into = [torch.empty_like(part) for part in grad], _gradients_of(inputs)
         by_weight = [torch.zeros_like(weight) for weight in weights]
-        for block in ctx.moments.blocks.blocks:
-            layers = ctx.moments.layers(block, inputs.basis, weights)
-            slots = block.slots
-            both = layers.last, layers.tangent(tangents.basis[slots])
-            by_value, by_tangent = ctx.moments.second(block, both, inputs, tangents, grad, out, into)
-            into.basis[slots] = layers.second(by_value, by_tangent, by_weight)
+        rows, moments = ctx.moments.hidden(inputs.basis, weights), ctx.moments
+        tangent = rows.tangent(tangents.basis)
+        by_hidden = torch.zeros_like(rows.last), torch.zeros_like(tangent)
+        for block in moments.blocks.blocks:
+            both = moments.in_slots(rows.last, block), moments.in_slots(tangent, block)
+            by_block = moments.second(block, both, inputs, tangents, grad, out, into)
+            for values, summed_rows in zip(by_block, by_hidden, strict=True):
+                moments.add_in_rows(values, block, summed_rows)
+        rows.second(*by_hidden, by_weight, into.basis)
         return (None, None, None, *out, into.basis, into.harmonics, into.features, into.last, *by_weight)
 
 
@@ -203,7 +215,8 @@ def _by_autograd(
     own = [value.view_as(value) for value in tensors]
     grad, rest = own[:n_grad], own[n_grad:]
     inputs = Inputs(*rest[:4])
-    out = moments.plain(inputs, HiddenLayers(rest[4:]).forward(inputs.basis))
+    hidden = HiddenLayers(rest[4:]).forward(inputs.basis)
+    out = moments.plain(inputs, torch.nn.functional.embedding(moments.blocks.rows, hidden))
     seen = [
         (value, cotangent)
         for value, cotangent in zip(rest, cotangents, strict=True)

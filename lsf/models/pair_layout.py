@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lsf.data.graph import GraphTensors
+from lsf.models.edge_pairs import two_directions
 from lsf.models.harmonics import spherical_harmonics
 from lsf.models.radial import RadialBasis
 
@@ -43,7 +44,10 @@ def pair_tables(graph: GraphTensors, n_species: int) -> PairTables:
     n_edges = sender.shape[0]
     n_atoms, width = slots.shape
     device = slots.device
-    one, other = _two_directions(graph.edge_index, graph.unit_shifts, n_atoms)
+    directions = two_directions(graph.edge_index, graph.unit_shifts, n_atoms)
+    if directions is None:
+        raise ValueError("an edge has no counterpart in the other direction; expected full neighbour lists")
+    one, other = directions
     n_pairs = one.shape[0]
     pair = torch.full((n_edges + 1,), n_pairs, dtype=torch.int64, device=device)
     pair[one] = pair[other] = torch.arange(n_pairs, device=device)
@@ -73,28 +77,6 @@ def pair_tables(graph: GraphTensors, n_species: int) -> PairTables:
         torch.where(empty, columns, column[counterpart[slots]]),
         nn.functional.one_hot(graph.species[senders], n_species).to(torch.float64),
     )
-
-
-def _two_directions(edge_index: Tensor, unit_shifts: Tensor, n_atoms: int) -> tuple[Tensor, Tensor]:
-    """Return the edges of one direction and, in the same order, their counterparts."""
-    sender, receiver = edge_index[0], edge_index[1]
-    shifts = unit_shifts.round().to(torch.int64)
-    most = int(shifts.abs().max()) if shifts.numel() else 0
-    if n_atoms**2 * (2 * most + 1) ** 3 >= 1 << 63:
-        raise ValueError(f"{n_atoms} atoms across {most} cells are more than pairs can be counted for")
-
-    def key(first: Tensor, second: Tensor, shift: Tensor) -> Tensor:
-        number = first * n_atoms + second
-        for axis in range(3):
-            number = number * (2 * most + 1) + (shift[:, axis] + most)
-        return number
-
-    there, back = key(sender, receiver, shifts), key(receiver, sender, -shifts)
-    one, other = torch.nonzero(there < back)[:, 0], torch.nonzero(there >= back)[:, 0]
-    one, other = one[torch.argsort(there[one])], other[torch.argsort(back[other])]
-    if not torch.equal(there[one], back[other]):
-        raise ValueError("an edge has no counterpart in the other direction; expected full neighbour lists")
-    return one, other
 
 
 class PairLayout:

@@ -1,17 +1,21 @@
-"""The hidden layers of the radial network on one block of edges, with derivatives written out."""
+"""The hidden layers of the radial network on some edges, with derivatives written out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
 _silu_backward = torch.ops.aten.silu_backward
 
+CHUNK_BYTES: Final = {"cpu": 1 << 19, "cuda": 1 << 30}
+"""Memory of one layer's values at a time, so that they stay in the cache. On a GPU, few large chunks."""
+
 
 class HiddenLayers:
-    r"""``a_l = silu(a_{l-1} W_l)``; values are kept for the derivatives of the same block.
+    r"""``a_l = silu(a_{l-1} W_l)``; values are kept for the derivatives of the same edges.
 
     All scales stand in the weights. With :math:`s = \sigma(z)`, the derivatives of silu are
     :math:`s\,(1 + z (1 - s))` and :math:`s (1 - s) (2 + z (1 - 2 s))`.
@@ -23,7 +27,6 @@ class HiddenLayers:
         self.after: list[Tensor] = []  # input of every layer
         self.tangents_before: list[Tensor] = []
         self.tangents_after: list[Tensor] = []
-        self.last = weights[0]  # the last hidden layer, once there is one
 
     def forward(self, basis: Tensor) -> Tensor:
         """Return the last hidden layer ``(n, width)`` of ``(n, n_radial)``."""
@@ -32,7 +35,6 @@ class HiddenLayers:
             self.after.append(value)
             self.before.append(value @ weight)
             value = torch.nn.functional.silu(self.before[-1])
-        self.last = value
         return value
 
     def backward(self, grad: Tensor, by_weight: list[Tensor]) -> Tensor:
@@ -67,3 +69,37 @@ class HiddenLayers:
             by_weight[layer].addmm_(self.tangents_after[layer].T, by_tangent_before)
             by_value, by_tangent = by_before @ weight.T, by_tangent_before @ weight.T
         return by_value
+
+
+class HiddenRows:
+    """The hidden layers of all rows of a basis, some rows at a time.
+
+    ``last`` (n_rows, width) are the values of the last one.
+    """
+
+    def __init__(self, basis: Tensor, weights: Sequence[Tensor]) -> None:
+        widest = max(weight.shape[1] for weight in weights)
+        limit = CHUNK_BYTES.get(basis.device.type, CHUNK_BYTES["cuda"])
+        step = max(1, limit // (widest * basis.element_size()))
+        self._chunks: list[tuple[slice, HiddenLayers]] = []
+        parts = []
+        for first in range(0, len(basis), step):
+            layers = HiddenLayers(weights)
+            rows = slice(first, first + step)
+            parts.append(layers.forward(basis[rows]))
+            self._chunks.append((rows, layers))
+        self.last = torch.cat(parts)
+
+    def backward(self, grad: Tensor, by_weight: list[Tensor], out: Tensor) -> None:
+        """Write the gradient of the basis; add those of the weights to ``by_weight``, unless empty."""
+        for rows, layers in self._chunks:
+            out[rows] = layers.backward(grad[rows], by_weight)
+
+    def tangent(self, basis: Tensor) -> Tensor:
+        """Return the tangent of the last hidden layer for a tangent of the basis."""
+        return torch.cat([layers.tangent(basis[rows]) for rows, layers in self._chunks])
+
+    def second(self, by_value: Tensor, by_tangent: Tensor, by_weight: list[Tensor], out: Tensor) -> None:
+        """Write the gradient of the basis, given those of last hidden layer and its tangent."""
+        for rows, layers in self._chunks:
+            out[rows] = layers.second(by_value[rows], by_tangent[rows], by_weight)

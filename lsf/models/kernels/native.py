@@ -21,7 +21,7 @@ class NativeKernel(GroupedKernel):
         blocks = neighborhood.blocks
         moments = MessageMoments(blocks, self.groups, self.convolution.inputs.channels)
         moments.keep = not self.recompute
-        slots = neighborhood.basis_in_slots, neighborhood.harmonics_in_slots
-        inputs = Inputs(*slots, features.flatten(1), self.last_weights(radial, SILU_SCALE))
+        edges = neighborhood.basis_in_rows, neighborhood.harmonics_in_slots
+        inputs = Inputs(*edges, features.flatten(1), self.last_weights(radial, SILU_SCALE))
         sums = summed(moments, inputs, radial.network.scaled_weights())
         return Messages(self.coupled(sums), blocks.place)
