@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lsf.models.couplings import Monomial, symmetric_basis
 from lsf.models.irreps import Irreps
-from lsf.models.monomials import pair_products, recorded
+from lsf.models.monomials import Pairs, Run, pair_products, recorded, runs_of
 
 Split = tuple[Monomial, int | None]
 
@@ -130,6 +130,9 @@ class SymmetricContraction(nn.Module):
         for position in range(depth):
             chosen = [monomial[position] if position < len(monomial) else dim for monomial in lower]
             self.register_buffer(f"lower_{position}", torch.tensor(chosen), persistent=False)
+        self.runs: tuple[Run, ...] = ()
+        if depth == 2:
+            self.runs = runs_of(self.lower_0.tolist(), self.lower_1.tolist())
 
     def forward(self, grouped: Tensor, present_species: Tensor) -> Tensor:
         """Return ``(n_present, n_slots, Σ (2l + 1), n_channels)``.
@@ -169,7 +172,7 @@ class SymmetricContraction(nn.Module):
         n_slots = basis.shape[2]
         basis = torch.cat([basis, torch.ones_like(basis[:1])])
         if self.depth == 2:
-            lower = pair_products(basis, (self.lower_0, self.lower_1))
+            lower = pair_products(basis, Pairs(self.lower_0, self.lower_1, self.runs))
         else:
             lower = basis.index_select(0, self.lower_0)
         product = torch.bmm(matrix, lower.transpose(0, 1))  # [species·channel, factor·m, atom]

@@ -7,14 +7,49 @@ record of ``x[a] * x[b]`` holds both factors, several times the size of x.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lsf.electrostatics.backends import recording
 
-Pairs = tuple[Tensor, Tensor]
+LARGE_ROW: Final = 2**12
+"""On a CPU, copying rows of at least so many numbers costs more than a call for every run of pairs."""
+
+
+class Run(NamedTuple):
+    """Pairs ``k`` of row ``one`` with consecutive ``others``."""
+
+    one: int
+    others: slice
+    k: slice
+
+
+class Pairs(NamedTuple):
+    """Pairs of rows: two index lists (n_pairs,) int64, and the same in runs."""
+
+    first: Tensor
+    second: Tensor
+    runs: tuple[Run, ...]
+
+
+def runs_of(first: Sequence[int], second: Sequence[int]) -> tuple[Run, ...]:
+    """Return the pairs of two index lists in runs as long as can be; a product has no order."""
+    runs: list[Run] = []
+    k = 0
+    while k < len(first):
+        best = Run(first[k], slice(second[k], second[k] + 1), slice(k, k + 1))
+        for ones, others in ((first, second), (second, first)):
+            end = k + 1
+            while end < len(first) and ones[end] == ones[k] and others[end] == others[end - 1] + 1:
+                end += 1
+            if end > best.k.stop:
+                best = Run(ones[k], slice(others[k], others[k] + end - k), slice(k, end))
+        runs.append(best)
+        k = best.k.stop
+    return tuple(runs)
 
 
 def recorded() -> bool:
@@ -25,20 +60,44 @@ def recorded() -> bool:
 def pair_products(rows: Tensor, pairs: Pairs) -> Tensor:
     """Return ``x_a(k) x_b(k)``, ``(n_pairs, …)`` of rows ``(n, …)``."""
     if recorded():
-        return rows.index_select(0, pairs[0]) * rows.index_select(0, pairs[1])
+        return rows.index_select(0, pairs.first) * rows.index_select(0, pairs.second)
     product: Tensor = _Square.apply(rows, pairs)
     return product
 
 
+def _in_runs(rows: Tensor) -> bool:
+    return rows.device.type == "cpu" and rows[0].numel() >= LARGE_ROW
+
+
+def _square(x: Tensor, pairs: Pairs) -> Tensor:
+    if not _in_runs(x):
+        return x.index_select(0, pairs.first).mul_(x.index_select(0, pairs.second))
+    product = x.new_empty((len(pairs.first), *x.shape[1:]))
+    for one, others, k in pairs.runs:
+        torch.mul(x[others], x[one], out=product[k])
+    return product
+
+
 def _polar(x: Tensor, y: Tensor, pairs: Pairs) -> Tensor:
-    first, second = pairs
+    first, second, runs = pairs
+    if _in_runs(x):
+        product = x.new_empty((len(first), *x.shape[1:]))
+        for one, others, k in runs:
+            torch.mul(x[others], y[one], out=product[k]).addcmul_(y[others], x[one])
+        return product
     product = x.index_select(0, first).mul_(y.index_select(0, second))
     return product.addcmul_(y.index_select(0, first), x.index_select(0, second))
 
 
 def _transpose(x: Tensor, grad: Tensor, pairs: Pairs) -> Tensor:
-    first, second = pairs
+    first, second, runs = pairs
     result = torch.zeros_like(x)
+    if _in_runs(x):
+        for one, others, k in runs:
+            result[others].addcmul_(grad[k], x[one])
+            for other, row in zip(range(others.start, others.stop), range(k.start, k.stop), strict=True):
+                result[one].addcmul_(grad[row], x[other])
+        return result
     result.index_add_(0, first, x.index_select(0, second).mul_(grad))
     return result.index_add_(0, second, x.index_select(0, first).mul_(grad))
 
@@ -50,7 +109,7 @@ class _Square(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, pairs: Pairs) -> Tensor:
         ctx.pairs = pairs
         ctx.save_for_backward(rows)
-        return rows.index_select(0, pairs[0]).mul_(rows.index_select(0, pairs[1]))
+        return _square(rows, pairs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from lsf.data.graph import group_by_species, neighbor_slots
-from lsf.models import contraction
+from lsf.models import contraction, monomials
 from lsf.models.backbone import Backbone, SpeciesGroups
 from lsf.models.blocks import SLOTS_PER_BLOCK, edge_blocks
 from lsf.models.convolution import ELEMENTS_AT_MOST
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
 from lsf.models.moments import weights_fixed
-from lsf.models.monomials import pair_products
+from lsf.models.monomials import Pairs, pair_products, runs_of
 from tests.models.test_interaction import geometry, neighborhood, random_graph
 
 # irreps, max_ell, correlation, interactions, elements
@@ -135,10 +135,13 @@ def test_blocks_hold_every_edge_once_whatever_the_degrees(monkeypatch, sparing):
     assert len(positions) == sum(block.n_atoms for block in blocks.blocks)
 
 
-def test_pair_products_are_differentiable_to_any_order():
+@pytest.mark.parametrize("large_row", [1, 2**12])  # run by run; by copies of rows
+def test_pair_products_are_differentiable_to_any_order(monkeypatch, large_row):
     generator = torch.Generator().manual_seed(4)
     rows = torch.randn(4, 3, dtype=torch.float64, generator=generator, requires_grad=True)
-    pairs = torch.tensor([0, 0, 1, 3, 2]), torch.tensor([0, 1, 2, 3, 1])
+    first, second = [0, 0, 1, 2, 3, 3, 2], [0, 1, 3, 3, 3, 2, 1]
+    pairs = Pairs(torch.tensor(first), torch.tensor(second), runs_of(first, second))
+    monkeypatch.setattr(monomials, "LARGE_ROW", large_row)
 
     def cubes(values):
         return pair_products(values, pairs) ** 3
