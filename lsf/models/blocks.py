@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-SLOTS_PER_BLOCK: Final = {"cpu": 1024, "cuda": 1 << 20}
+SLOTS_PER_BLOCK: Final = {"cpu": 768, "cuda": 1 << 20}
 """Slots of a block at most in float64, unless one atom alone has more. On a GPU, few large blocks."""
 
 

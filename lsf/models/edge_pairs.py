@@ -16,9 +16,14 @@ class RadialRows(NamedTuple):
 
 
 def radial_rows(edge_index: Tensor, unit_shifts: Tensor | None, n_atoms: int) -> RadialRows:
-    """Return one row per pair; one per edge where shifts are unknown or an edge has no counterpart."""
+    """Return one row per pair; one per edge where pairs are not known.
+
+    That is without shifts, where an edge has no counterpart, and where pairs cannot be numbered.
+    """
     n_edges = edge_index.shape[1]
-    ends = None if unit_shifts is None else two_directions(edge_index, unit_shifts, n_atoms)
+    ends = None
+    if unit_shifts is not None and _countable(n_atoms, _farthest(unit_shifts)):
+        ends = two_directions(edge_index, unit_shifts, n_atoms)
     if ends is None:
         every = torch.arange(n_edges + 1, device=edge_index.device)
         return RadialRows(every[:-1], every)
@@ -36,8 +41,8 @@ def two_directions(edge_index: Tensor, unit_shifts: Tensor, n_atoms: int) -> tup
     """
     sender, receiver = edge_index[0], edge_index[1]
     shifts = unit_shifts.round().to(torch.int64)
-    most = int(shifts.abs().max()) if shifts.numel() else 0
-    if n_atoms**2 * (2 * most + 1) ** 3 >= 1 << 63:
+    most = _farthest(unit_shifts)
+    if not _countable(n_atoms, most):
         raise ValueError(f"{n_atoms} atoms across {most} cells are more than pairs can be counted for")
 
     def key(first: Tensor, second: Tensor, shift: Tensor) -> Tensor:
@@ -50,3 +55,12 @@ def two_directions(edge_index: Tensor, unit_shifts: Tensor, n_atoms: int) -> tup
     one, other = torch.nonzero(there < back)[:, 0], torch.nonzero(there >= back)[:, 0]
     one, other = one[torch.argsort(there[one])], other[torch.argsort(back[other])]
     return (one, other) if torch.equal(there[one], back[other]) else None
+
+
+def _farthest(unit_shifts: Tensor) -> int:
+    return round(float(unit_shifts.abs().max())) if unit_shifts.numel() else 0
+
+
+def _countable(n_atoms: int, most: int) -> bool:
+    """Return whether every (sender, receiver, shift) has a number of 63 bits."""
+    return n_atoms**2 * (2 * most + 1) ** 3 < 1 << 63

@@ -33,7 +33,9 @@ def geometry(positions, edge_index, max_ell):
 
 def neighborhood(edges, n_atoms):
     slots = neighbor_slots(edges.edge_index, n_atoms)
-    return Neighborhood(edges.edge_index, edges.harmonics, edges.radial_basis, slots)
+    result = Neighborhood(edges.edge_index, edges.harmonics, edges.radial_basis, slots)
+    result.unit_shifts = edges.unit_shifts
+    return result
 
 
 CASES = [
