@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lsf.data.graph import GraphTensors, graph_tensors
 from lsf.models.local_source import LocalSourceModel, ModelOutput
-from lsf.models.moments import weights_fixed
+from lsf.models.moments import positions_kept_inside, weights_fixed
 from lsf.models.sources import cartesian_dipoles, sum_over_graph
 from lsf.models.strain import deform, inverse_volume
 
@@ -57,7 +57,9 @@ def evaluate(
             return named_outputs(model(*graph), graph)
     # without create_graph nothing returned depends on the weights any more
     weights = nullcontext() if create_graph else weights_fixed()
-    with torch.enable_grad(), weights:
+    # and nobody else holds the positions that are differentiated; a cell is the caller's
+    positions = nullcontext() if graph.cell.requires_grad else positions_kept_inside()
+    with torch.enable_grad(), weights, positions:
         return _differentiated(model, graph, frozenset(compute), create_graph)
 
 

@@ -40,6 +40,27 @@ def weights_fixed() -> Iterator[None]:
         _state.fixed = before
 
 
+class _Positions:
+    """Says whether gradients with respect to positions may still be asked for."""
+
+    wanted = True
+
+
+@contextmanager
+def positions_kept_inside() -> Iterator[None]:
+    """Leave out gradients of the geometry once the block has ended: nobody outside holds the positions.
+
+    Those of forces with respect to weights, which a training step takes afterwards, do not need them.
+    """
+    before, positions = getattr(_state, "positions", None), _Positions()
+    _state.positions = positions
+    try:
+        yield
+    finally:
+        _state.positions = before
+        positions.wanted = False
+
+
 class Inputs(NamedTuple):
     """What a sum depends on; ``features`` and ``last`` are empty where a sum has none."""
 
@@ -60,6 +81,7 @@ class Moments(ABC):
     keep: bool = False
 
     def __init__(self) -> None:
+        self.positions: _Positions = getattr(_state, "positions", None) or _Positions()
         self._kept: HiddenRows | None = None
 
     def hidden(self, basis: Tensor, weights: Sequence[Tensor]) -> HiddenRows:
@@ -120,14 +142,19 @@ def summed(moments: Moments, inputs: Inputs, weights: Sequence[Tensor]) -> tuple
     return result
 
 
-def _gradients_of(inputs: Inputs) -> Inputs:
-    """Return where the gradients of inputs go."""
+def _gradients_of(inputs: Inputs, geometry: bool) -> Inputs:
+    """Return where the gradients of inputs go; those of the geometry are empty unless asked for."""
+    nothing = inputs.basis.new_empty(0)
     return Inputs(
-        torch.empty_like(inputs.basis),
-        torch.zeros_like(inputs.harmonics),
+        torch.empty_like(inputs.basis) if geometry else nothing,
+        torch.zeros_like(inputs.harmonics) if geometry else nothing,
         torch.zeros_like(inputs.features),
         torch.zeros_like(inputs.last),
     )
+
+
+def _geometry(moments: Moments, into: Inputs) -> tuple[Tensor | None, Tensor | None]:
+    return (into.basis, into.harmonics) if moments.positions.wanted else (None, None)
 
 
 class _Sum(torch.autograd.Function):
@@ -166,7 +193,8 @@ class _SumBackward(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         grad = [part.contiguous() for part in tensors[:n_grad]]
         inputs, weights = Inputs(*tensors[n_grad : n_grad + 4]), tensors[n_grad + 4 :]
-        into = _gradients_of(inputs)
+        geometry = moments.positions.wanted
+        into = _gradients_of(inputs, geometry)
         by_weight = [torch.zeros_like(weight) for weight in weights] if weights_too else []
         if not weights_too:
             into = into._replace(last=inputs.last.new_empty(0))
@@ -178,7 +206,7 @@ class _SumBackward(torch.autograd.Function):
         rows.backward(by_hidden, by_weight, into.basis)
         last = into.last if weights_too else None
         nothing = (None,) * (len(weights) - len(by_weight))
-        return (into.basis, into.harmonics, into.features, last, *by_weight, *nothing)
+        return (*_geometry(moments, into), into.features, last, *by_weight, *nothing)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
@@ -193,7 +221,8 @@ class _SumBackward(torch.autograd.Function):
             for cotangent, value in zip(cotangents[:3], inputs[:3], strict=True)
         )
         tangents = Inputs(basis, harmonics, features, inputs.last)
-        out, into = [torch.empty_like(part) for part in grad], _gradients_of(inputs)
+        out = [torch.empty_like(part) for part in grad]
+        into = _gradients_of(inputs, ctx.moments.positions.wanted)
         by_weight = [torch.zeros_like(weight) for weight in weights]
         rows, moments = ctx.moments.hidden(inputs.basis, weights), ctx.moments
         tangent = rows.tangent(tangents.basis)
@@ -204,7 +233,7 @@ class _SumBackward(torch.autograd.Function):
             for values, summed_rows in zip(by_block, by_hidden, strict=True):
                 moments.add_in_rows(values, block, summed_rows)
         rows.second(*by_hidden, by_weight, into.basis)
-        return (None, None, None, *out, into.basis, into.harmonics, into.features, into.last, *by_weight)
+        return (None, None, None, *out, *_geometry(moments, into), into.features, into.last, *by_weight)
 
 
 def _by_autograd(

@@ -79,7 +79,8 @@ class MessageMoments(Moments):
             r, h = self._view(radial, group), self._of(features, group)
             g = given[block.atoms]
             message = torch.mul(r, h, out=self._message(scratch, group, radial))
-            self._angular(into, block, group).add_(torch.bmm(self._rows(message, block), g.mT))
+            if into.harmonics.numel():
+                self._angular(into, block, group).add_(torch.bmm(self._rows(message, block), g.mT))
             by_message = message  # its values have been used
             torch.bmm(self._angular(inputs, block, group), g, out=self._rows(by_message, block))
             _reduce(self._view(by_radial, group), [(by_message, h)])
@@ -117,7 +118,8 @@ class MessageMoments(Moments):
             torch.bmm(dy.mT, self._rows(message, block), out=result[block.atoms])
             message = torch.mul(dr, h, out=message).addcmul_(r, dh)
             result[block.atoms].baddbmm_(y.mT, self._rows(message, block))
-            self._angular(into, block, group).add_(torch.bmm(self._rows(message, block), g.mT))
+            if into.harmonics.numel():
+                self._angular(into, block, group).add_(torch.bmm(self._rows(message, block), g.mT))
             u, w = message, scratch("other", *message.shape)
             torch.bmm(y, g, out=self._rows(u, block))
             torch.bmm(dy, g, out=self._rows(w, block))
@@ -221,7 +223,7 @@ class ElementMoments(Moments):
     ) -> Tensor:
         """Write the gradients of a block."""
         g = grad[0][block.atoms]
-        self._write(into, block, torch.bmm(self._rows(hidden, block), g.mT))
+        self._write(into, block, hidden, g)
         return torch.bmm(self._by_element(inputs.harmonics, block), g).flatten(0, 1)
 
     def second(
@@ -239,7 +241,7 @@ class ElementMoments(Moments):
         y, dy = self._by_element(inputs.harmonics, block), self._by_element(tangents.harmonics, block)
         torch.bmm(y.mT, self._rows(hidden[1], block), out=out[0][block.atoms])
         out[0][block.atoms].baddbmm_(dy.mT, self._rows(hidden[0], block))
-        self._write(into, block, torch.bmm(self._rows(hidden[1], block), g.mT))
+        self._write(into, block, hidden[1], g)
         return torch.bmm(dy, g).flatten(0, 1), torch.bmm(y, g).flatten(0, 1)
 
     def plain(self, inputs: Inputs, hidden: Tensor) -> list[Tensor]:
@@ -251,7 +253,10 @@ class ElementMoments(Moments):
         spread = self.elements[block.slots].unsqueeze(2) * harmonics[block.slots].unsqueeze(1)
         return self._rows(spread, block)
 
-    def _write(self, into: Inputs, block: Block, by_spread: Tensor) -> None:
+    def _write(self, into: Inputs, block: Block, hidden: Tensor, g: Tensor) -> None:
+        if not into.harmonics.numel():
+            return
+        by_spread = torch.bmm(self._rows(hidden, block), g.mT)
         elements = self.elements[block.slots].unsqueeze(2)
         by_element = by_spread.view(elements.shape[0], elements.shape[1], -1)
         torch.sum(by_element.mul_(elements), 1, out=into.harmonics[block.slots])

@@ -37,12 +37,14 @@ class HiddenLayers:
             value = torch.nn.functional.silu(self.before[-1])
         return value
 
-    def backward(self, grad: Tensor, by_weight: list[Tensor]) -> Tensor:
+    def backward(self, grad: Tensor, by_weight: list[Tensor], basis: bool = True) -> Tensor:
         """Return the gradient of the basis; add those of the weights to ``by_weight``, unless empty."""
         for layer in reversed(range(len(self.weights))):
             grad = _silu_backward(grad, self.before[layer])
             if by_weight:
                 by_weight[layer].addmm_(self.after[layer].T, grad)
+            if layer == 0 and not basis:
+                break
             grad = grad @ self.weights[layer].T
         return grad
 
@@ -56,7 +58,7 @@ class HiddenLayers:
             value = _silu_backward(self.tangents_before[-1], before)
         return value
 
-    def second(self, by_value: Tensor, by_tangent: Tensor, by_weight: list[Tensor]) -> Tensor:
+    def second(self, by_value: Tensor, by_tangent: Tensor, by_weight: list[Tensor], basis: bool) -> Tensor:
         """Return the gradient of the basis, given those of last hidden layer and its tangent."""
         for layer in reversed(range(len(self.weights))):
             before, weight = self.before[layer], self.weights[layer]
@@ -67,6 +69,8 @@ class HiddenLayers:
             by_tangent_before = _silu_backward(by_tangent, before)
             by_weight[layer].addmm_(self.after[layer].T, by_before)
             by_weight[layer].addmm_(self.tangents_after[layer].T, by_tangent_before)
+            if layer == 0 and not basis:
+                break
             by_value, by_tangent = by_before @ weight.T, by_tangent_before @ weight.T
         return by_value
 
@@ -93,7 +97,9 @@ class HiddenRows:
     def backward(self, grad: Tensor, by_weight: list[Tensor], out: Tensor) -> None:
         """Write the gradient of the basis; add those of the weights to ``by_weight``, unless empty."""
         for rows, layers in self._chunks:
-            out[rows] = layers.backward(grad[rows], by_weight)
+            by_basis = layers.backward(grad[rows], by_weight, bool(out.numel()))
+            if out.numel():
+                out[rows] = by_basis
 
     def tangent(self, basis: Tensor) -> Tensor:
         """Return the tangent of the last hidden layer for a tangent of the basis."""
@@ -102,4 +108,6 @@ class HiddenRows:
     def second(self, by_value: Tensor, by_tangent: Tensor, by_weight: list[Tensor], out: Tensor) -> None:
         """Write the gradient of the basis, given those of last hidden layer and its tangent."""
         for rows, layers in self._chunks:
-            out[rows] = layers.second(by_value[rows], by_tangent[rows], by_weight)
+            by_basis = layers.second(by_value[rows], by_tangent[rows], by_weight, bool(out.numel()))
+            if out.numel():
+                out[rows] = by_basis

@@ -1,5 +1,7 @@
 """The kernels of the whole backbone against e3nn's, second derivatives included."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from lsf.models.blocks import SLOTS_PER_BLOCK, edge_blocks
 from lsf.models.convolution import ELEMENTS_AT_MOST
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
-from lsf.models.moments import weights_fixed
+from lsf.models.moments import positions_kept_inside, weights_fixed
 from lsf.models.monomials import Pairs, pair_products, runs_of
 from tests.models.test_interaction import geometry, neighborhood, random_graph
 
@@ -118,6 +120,26 @@ def test_forces_with_fixed_weights_are_the_same_and_leave_no_gradient():
             (gradient,) = torch.autograd.grad(value, positions)
         forces.append(gradient)
     assert torch.equal(*forces)
+
+
+def test_gradients_of_a_training_step_leave_out_the_geometry_of_positions_nobody_holds():
+    found = []
+    for inside in (False, True):
+        torch.manual_seed(1)
+        module = Interaction(parse_irreps("2x0e + 2x1o"), 2, 4, (5,), 3.7, "native").double()
+        positions, edge_index = random_graph(6, seed=2, spread=1.2)
+        positions.requires_grad_(True)
+        with positions_kept_inside() if inside else nullcontext():
+            edges = geometry(positions, edge_index, 2)
+            value = module(torch.ones(6, 4, 2, dtype=torch.float64), neighborhood(edges, 6)).sin().sum()
+            (forces,) = torch.autograd.grad(value, positions, create_graph=True)
+        wanted = [edges.radial_basis, edges.harmonics, *module.parameters()]
+        loss = forces.square().sum() + value
+        found.append(torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True))
+    assert found[0][0].any()
+    assert not found[1][0].any()
+    for without, within in zip(found[0][2:], found[1][2:], strict=True):
+        assert torch.equal(without, within)
 
 
 @pytest.mark.parametrize("sparing", [False, True])
