@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lsf.models.blocks import Block, EdgeBlocks
-from lsf.models.radial_derivatives import HiddenLayers, HiddenRows
+from lsf.models.radial_derivatives import HiddenLayers, HiddenRows, Tangents
 
 _state = threading.local()
 
@@ -82,6 +82,7 @@ class Moments(ABC):
 
     def __init__(self) -> None:
         self.positions: _Positions = getattr(_state, "positions", None) or _Positions()
+        self.later: _Later | None = None
         self._kept: HiddenRows | None = None
 
     def hidden(self, basis: Tensor, weights: Sequence[Tensor]) -> HiddenRows:
@@ -107,19 +108,30 @@ class Moments(ABC):
         """Write the gradients of a block, add to that of ``features``, and return that of ``hidden``."""
 
     @abstractmethod
+    def tangents(
+        self,
+        block: Block,
+        hidden: tuple[Tensor, Tensor],
+        inputs: Inputs,
+        tangents: Inputs,
+        out: Sequence[Tensor],
+    ) -> None:
+        """Write the tangents of the sums; ``hidden`` holds values and tangents of the last layer."""
+
+    @abstractmethod
     def second(
         self,
         block: Block,
         hidden: tuple[Tensor, Tensor],
         inputs: Inputs,
         tangents: Inputs,
-        grad: Sequence[Tensor],
-        out: Sequence[Tensor],
+        grads: tuple[Sequence[Tensor], Sequence[Tensor]],
         into: Inputs,
-    ) -> tuple[Tensor, Tensor]:
-        """Write the tangents of the sums to ``out`` and the gradients of <grad, tangents> to ``into``.
+        tangents_too: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Write the gradients of ``<grads[0], tangents of the sums> + <grads[1], sums>`` to ``into``.
 
-        ``hidden`` holds values and tangents of the last layer; their gradients are returned.
+        Those of the values of ``hidden`` are returned, and those of its tangents with ``tangents_too``.
         """
 
     @abstractmethod
@@ -139,7 +151,7 @@ def summed(moments: Moments, inputs: Inputs, weights: Sequence[Tensor]) -> tuple
     """Return the sums over neighbours; ``weights`` are those of the hidden layers, scales included."""
     fixed = getattr(_state, "fixed", False)
     result: tuple[Tensor, ...] = _Sum.apply(moments, fixed, *inputs, *weights)
-    return result
+    return result[:-1]
 
 
 def _gradients_of(inputs: Inputs, geometry: bool) -> Inputs:
@@ -157,27 +169,56 @@ def _geometry(moments: Moments, into: Inputs) -> tuple[Tensor | None, Tensor | N
     return (into.basis, into.harmonics) if moments.positions.wanted else (None, None)
 
 
+class _Later(NamedTuple):
+    """Gradients of <grad, tangents of the sums> that are still to be added to those of the inputs."""
+
+    grad: list[Tensor]
+    tangents: Inputs
+    # Of the hidden layers, where they are kept: gradients of <grad, sums>, and tangents.
+    by_hidden: list[list[Tensor]] | None
+    hidden: tuple[Tensor, list[Tangents]] | None
+
+
 class _Sum(torch.autograd.Function):
-    """The sums themselves; the gradient is :class:`_SumBackward`."""
+    """The sums themselves, and a ticket; the gradient is :class:`_SumBackward`.
+
+    A training step goes over the edges twice after the forces: for the gradients of <forces' cotangent,
+    forces>, and once the rest of the network has turned the tangents of the sums into a part of the sums' own
+    gradient, for what follows from that. Both passes write to the same gradients, so that the first leaves
+    its part to the second. The gradient of the ticket, an input of the forces, says that there is one, and
+    makes autograd wait for it.
+    """
 
     @staticmethod
     def forward(ctx: Any, moments: Moments, fixed: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
         inputs, weights = Inputs(*tensors[:4]), tensors[4:]
         ctx.moments, ctx.fixed = moments, fixed
+        ctx.set_materialize_grads(False)
         moments.keep = moments.keep and any(ctx.needs_input_grad)
-        ctx.save_for_backward(*tensors)
-        out = moments.outputs(inputs)
+        out, ticket = moments.outputs(inputs), inputs.basis.new_zeros(())
+        ctx.save_for_backward(*tensors, ticket)
+        ctx.shapes = [part.shape for part in out]
         last = moments.hidden(inputs.basis, weights).last
         for block in moments.blocks.blocks:
             moments.forward(block, moments.in_slots(last, block), inputs, out)
-        return tuple(out)
+        return (*out, ticket)
 
     @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        *grad, by_ticket = grads
+        moments = ctx.moments
+        *tensors, ticket = ctx.saved_tensors
         # With create_graph only forces are asked for: gradients of weights would be thrown away.
         weights_too = not (ctx.fixed or torch.is_grad_enabled()) and any(ctx.needs_input_grad[5:])
-        tensors = ctx.saved_tensors
-        found = _SumBackward.apply(ctx.moments, weights_too, len(grad), *grad, *tensors)
+        given = [
+            ticket.new_zeros(shape) if part is None else part
+            for part, shape in zip(grad, ctx.shapes, strict=True)
+        ]
+        if by_ticket is not None:
+            later, moments.later = moments.later, None
+            return (None, None, *_second(moments, later, given, tensors))
+        again = moments.keep and torch.is_grad_enabled()
+        found = _SumBackward.apply(moments, weights_too, again, len(given), *given, *tensors, ticket)
         return (None, None, *found)
 
 
@@ -186,15 +227,15 @@ class _SumBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, moments: Moments, weights_too: bool, n_grad: int, *tensors: Tensor
+        ctx: Any, moments: Moments, weights_too: bool, again: bool, n_grad: int, *tensors: Tensor
     ) -> tuple[Tensor | None, ...]:
         ctx.moments, ctx.n_grad = moments, n_grad
         ctx.set_materialize_grads(False)
+        tensors = tensors[:-1]
         ctx.save_for_backward(*tensors)
         grad = [part.contiguous() for part in tensors[:n_grad]]
         inputs, weights = Inputs(*tensors[n_grad : n_grad + 4]), tensors[n_grad + 4 :]
-        geometry = moments.positions.wanted
-        into = _gradients_of(inputs, geometry)
+        into = _gradients_of(inputs, moments.positions.wanted)
         by_weight = [torch.zeros_like(weight) for weight in weights] if weights_too else []
         if not weights_too:
             into = into._replace(last=inputs.last.new_empty(0))
@@ -203,37 +244,59 @@ class _SumBackward(torch.autograd.Function):
         for block in moments.blocks.blocks:
             by_block = moments.backward(block, moments.in_slots(rows.last, block), inputs, grad, into)
             moments.add_in_rows(by_block, block, by_hidden)
-        rows.backward(by_hidden, by_weight, into.basis)
+        ctx.by_hidden = rows.backward(by_hidden, by_weight, into.basis, again)
         last = into.last if weights_too else None
         nothing = (None,) * (len(weights) - len(by_weight))
         return (*_geometry(moments, into), into.features, last, *by_weight, *nothing)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-        n_grad = ctx.n_grad
+        n_grad, moments = ctx.n_grad, ctx.moments
         tensors = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return (None, None, None, *_by_autograd(ctx.moments, n_grad, tensors, cotangents))
+            return (None, None, None, None, *_by_autograd(moments, n_grad, tensors, cotangents), None)
         grad = [part.contiguous() for part in tensors[:n_grad]]
         inputs, weights = Inputs(*tensors[n_grad : n_grad + 4]), tensors[n_grad + 4 :]
         basis, harmonics, features = (
             torch.zeros_like(value) if cotangent is None else cotangent.contiguous()
             for cotangent, value in zip(cotangents[:3], inputs[:3], strict=True)
         )
-        tangents = Inputs(basis, harmonics, features, inputs.last)
+        rows = moments.hidden(inputs.basis, weights)
+        tangent, layers = rows.tangent(basis)
+        hidden = (tangent, layers) if moments.keep else None
+        later = _Later(grad, Inputs(basis, harmonics, features, inputs.last), ctx.by_hidden, hidden)
         out = [torch.empty_like(part) for part in grad]
-        into = _gradients_of(inputs, ctx.moments.positions.wanted)
-        by_weight = [torch.zeros_like(weight) for weight in weights]
-        rows, moments = ctx.moments.hidden(inputs.basis, weights), ctx.moments
-        tangent = rows.tangent(tangents.basis)
-        by_hidden = torch.zeros_like(rows.last), torch.zeros_like(tangent)
         for block in moments.blocks.blocks:
             both = moments.in_slots(rows.last, block), moments.in_slots(tangent, block)
-            by_block = moments.second(block, both, inputs, tangents, grad, out, into)
-            for values, summed_rows in zip(by_block, by_hidden, strict=True):
-                moments.add_in_rows(values, block, summed_rows)
-        rows.second(*by_hidden, by_weight, into.basis)
-        return (None, None, None, *out, *_geometry(moments, into), into.features, into.last, *by_weight)
+            moments.tangents(block, both, inputs, later.tangents, out)
+        if moments.later is None:
+            moments.later = later
+            return (None, None, None, None, *out, *(None,) * (4 + len(weights)), tangent.new_ones(()))
+        nothing = [torch.zeros_like(part) for part in grad]
+        return (None, None, None, None, *out, *_second(moments, later, nothing, tensors[n_grad:]), None)
+
+
+def _second(
+    moments: Moments, later: _Later, grad: list[Tensor], tensors: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of ``<later.grad, tangents of the sums> + <grad, sums>``."""
+    inputs, weights = Inputs(*tensors[:4]), tensors[4:]
+    into = _gradients_of(inputs, moments.positions.wanted)
+    by_weight = [torch.zeros_like(weight) for weight in weights]
+    rows = moments.hidden(inputs.basis, weights)
+    tangent, layers = later.hidden or rows.tangent(later.tangents.basis)
+    by_value = torch.zeros_like(rows.last)
+    # The gradient of the tangents of the last hidden layer is what the forces found for its values.
+    by_tangent = torch.zeros_like(tangent) if later.by_hidden is None else None
+    grads = later.grad, [part.contiguous() for part in grad]
+    for block in moments.blocks.blocks:
+        both = moments.in_slots(rows.last, block), moments.in_slots(tangent, block)
+        from_block = moments.second(block, both, inputs, later.tangents, grads, into, by_tangent is not None)
+        for values, total in zip(from_block, (by_value, by_tangent), strict=True):
+            if values is not None and total is not None:
+                moments.add_in_rows(values, block, total)
+    rows.second(by_value, by_tangent, later.by_hidden, layers, by_weight, into.basis)
+    return (*_geometry(moments, into), into.features, into.last, *by_weight)
 
 
 def _by_autograd(

@@ -91,17 +91,40 @@ class MessageMoments(Moments):
             into.last.addmm_(hidden.T, by_radial)
         return by_radial @ inputs.last.T
 
+    def tangents(
+        self,
+        block: Block,
+        hidden: tuple[Tensor, Tensor],
+        inputs: Inputs,
+        tangents: Inputs,
+        out: Sequence[Tensor],
+    ) -> None:
+        """Write the tangents of a block's sums."""
+        scratch = self._scratch(hidden[0])
+        radial = self._weights(block, hidden[0], inputs.last)
+        radial_tangent = self._radial("radial_tangent", hidden[1], inputs.last)
+        features = self._gather("features", inputs.features, block)
+        features_tangent = self._gather("features_tangent", tangents.features, block)
+        for group, result in zip(self.groups, out, strict=True):
+            r, dr = self._view(radial, group), self._view(radial_tangent, group)
+            h, dh = self._of(features, group), self._of(features_tangent, group)
+            y, dy = self._angular(inputs, block, group), self._angular(tangents, block, group)
+            message = torch.mul(r, h, out=self._message(scratch, group, radial))
+            torch.bmm(dy.mT, self._rows(message, block), out=result[block.atoms])
+            message = torch.mul(dr, h, out=message).addcmul_(r, dh)
+            result[block.atoms].baddbmm_(y.mT, self._rows(message, block))
+
     def second(
         self,
         block: Block,
         hidden: tuple[Tensor, Tensor],
         inputs: Inputs,
         tangents: Inputs,
-        grad: Sequence[Tensor],
-        out: Sequence[Tensor],
+        grads: tuple[Sequence[Tensor], Sequence[Tensor]],
         into: Inputs,
-    ) -> tuple[Tensor, Tensor]:
-        """Write tangents and their gradients."""
+        tangents_too: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Write the gradients of a block's sums and of their tangents."""
         scratch = self._scratch(hidden[0])
         radial = self._weights(block, hidden[0], inputs.last)
         radial_tangent = self._radial("radial_tangent", hidden[1], inputs.last)
@@ -109,27 +132,26 @@ class MessageMoments(Moments):
         features_tangent = self._gather("features_tangent", tangents.features, block)
         by_radial, by_tangent = (scratch(name, *radial.shape) for name in ("by_radial", "by_tangent"))
         by_features, begun = self._by_features(scratch, features), set[int]()
-        for group, given, result in zip(self.groups, grad, out, strict=True):
+        for group, first, given in zip(self.groups, *grads, strict=True):
             r, dr = self._view(radial, group), self._view(radial_tangent, group)
             h, dh = self._of(features, group), self._of(features_tangent, group)
             y, dy = self._angular(inputs, block, group), self._angular(tangents, block, group)
-            g = given[block.atoms]
-            message = torch.mul(r, h, out=self._message(scratch, group, radial))
-            torch.bmm(dy.mT, self._rows(message, block), out=result[block.atoms])
-            message = torch.mul(dr, h, out=message).addcmul_(r, dh)
-            result[block.atoms].baddbmm_(y.mT, self._rows(message, block))
+            g, dg = first[block.atoms], given[block.atoms]
+            u = self._message(scratch, group, radial)
             if into.harmonics.numel():
-                self._angular(into, block, group).add_(torch.bmm(self._rows(message, block), g.mT))
-            u, w = message, scratch("other", *message.shape)
+                by_y = self._angular(into, block, group)
+                by_y.add_(torch.bmm(self._rows(torch.mul(r, h, out=u), block), dg.mT))
+                by_y.add_(torch.bmm(self._rows(torch.mul(dr, h, out=u).addcmul_(r, dh), block), g.mT))
+            w = scratch("other", *u.shape)
             torch.bmm(y, g, out=self._rows(u, block))
-            torch.bmm(dy, g, out=self._rows(w, block))
+            torch.bmm(torch.cat((dy, y), 2), torch.cat((g, dg), 1), out=self._rows(w, block))
             _reduce(self._view(by_radial, group), [(u, dh), (w, h)])
             _reduce(self._view(by_tangent, group), [(u, h)])
             _accumulate(self._of(by_features, group), [(u, dr), (w, r)], group.l1 in begun)
             begun.add(group.l1)
         self._scatter(by_features, into.features, block)
         into.last.addmm_(hidden[0].T, by_radial).addmm_(hidden[1].T, by_tangent)
-        return by_radial @ inputs.last.T, by_tangent @ inputs.last.T
+        return by_radial @ inputs.last.T, by_tangent @ inputs.last.T if tangents_too else None
 
     def plain(self, inputs: Inputs, hidden: Tensor) -> list[Tensor]:
         """Return the sums by differentiable operations."""
@@ -223,8 +245,21 @@ class ElementMoments(Moments):
     ) -> Tensor:
         """Write the gradients of a block."""
         g = grad[0][block.atoms]
-        self._write(into, block, hidden, g)
+        self._write(into, block, [(hidden, g)])
         return torch.bmm(self._by_element(inputs.harmonics, block), g).flatten(0, 1)
+
+    def tangents(
+        self,
+        block: Block,
+        hidden: tuple[Tensor, Tensor],
+        inputs: Inputs,
+        tangents: Inputs,
+        out: Sequence[Tensor],
+    ) -> None:
+        """Write the tangents of a block's sums."""
+        y, dy = self._by_element(inputs.harmonics, block), self._by_element(tangents.harmonics, block)
+        torch.bmm(y.mT, self._rows(hidden[1], block), out=out[0][block.atoms])
+        out[0][block.atoms].baddbmm_(dy.mT, self._rows(hidden[0], block))
 
     def second(
         self,
@@ -232,17 +267,16 @@ class ElementMoments(Moments):
         hidden: tuple[Tensor, Tensor],
         inputs: Inputs,
         tangents: Inputs,
-        grad: Sequence[Tensor],
-        out: Sequence[Tensor],
+        grads: tuple[Sequence[Tensor], Sequence[Tensor]],
         into: Inputs,
-    ) -> tuple[Tensor, Tensor]:
-        """Write tangents and their gradients."""
-        g = grad[0][block.atoms]
+        tangents_too: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Write the gradients of a block's sums and of their tangents."""
+        g, dg = grads[0][0][block.atoms], grads[1][0][block.atoms]
         y, dy = self._by_element(inputs.harmonics, block), self._by_element(tangents.harmonics, block)
-        torch.bmm(y.mT, self._rows(hidden[1], block), out=out[0][block.atoms])
-        out[0][block.atoms].baddbmm_(dy.mT, self._rows(hidden[0], block))
-        self._write(into, block, hidden[1], g)
-        return torch.bmm(dy, g).flatten(0, 1), torch.bmm(y, g).flatten(0, 1)
+        self._write(into, block, [(hidden[1], g), (hidden[0], dg)])
+        by_value = torch.bmm(dy, g).baddbmm_(y, dg)
+        return by_value.flatten(0, 1), torch.bmm(y, g).flatten(0, 1) if tangents_too else None
 
     def plain(self, inputs: Inputs, hidden: Tensor) -> list[Tensor]:
         """Return the sums by differentiable operations."""
@@ -253,10 +287,14 @@ class ElementMoments(Moments):
         spread = self.elements[block.slots].unsqueeze(2) * harmonics[block.slots].unsqueeze(1)
         return self._rows(spread, block)
 
-    def _write(self, into: Inputs, block: Block, hidden: Tensor, g: Tensor) -> None:
+    def _write(self, into: Inputs, block: Block, products: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Write ``Σ_products hidden · grad`` as the gradient of the harmonics, if that is asked for."""
         if not into.harmonics.numel():
             return
+        (hidden, g), *rest = products
         by_spread = torch.bmm(self._rows(hidden, block), g.mT)
+        for hidden, g in rest:
+            by_spread.baddbmm_(self._rows(hidden, block), g.mT)
         elements = self.elements[block.slots].unsqueeze(2)
         by_element = by_spread.view(elements.shape[0], elements.shape[1], -1)
         torch.sum(by_element.mul_(elements), 1, out=into.harmonics[block.slots])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,64 +14,98 @@ CHUNK_BYTES: Final = {"cpu": 1 << 19, "cuda": 1 << 30}
 """Memory of one layer's values at a time, so that they stay in the cache. On a GPU, few large chunks."""
 
 
+class Tangents(NamedTuple):
+    """Tangents of the hidden layers; ``last`` is that of the last one."""
+
+    before: list[Tensor]
+    after: list[Tensor]  # inputs of every layer
+    last: Tensor
+
+
 class HiddenLayers:
     r"""``a_l = silu(a_{l-1} W_l)``; values are kept for the derivatives of the same edges.
 
-    All scales stand in the weights. With :math:`s = \sigma(z)`, the derivatives of silu are
-    :math:`s\,(1 + z (1 - s))` and :math:`s (1 - s) (2 + z (1 - 2 s))`.
+    All scales stand in the weights. With :math:`s = \sigma(z)` and :math:`a = \mathrm{silu}(z)`, the
+    derivatives of silu are :math:`d = s\,(1 + z (1 - s))` and :math:`(1 - s) (2 d - a)`.
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self.weights = weights
         self.before: list[Tensor] = []  # what silu acts on, layer by layer
-        self.after: list[Tensor] = []  # input of every layer
-        self.tangents_before: list[Tensor] = []
-        self.tangents_after: list[Tensor] = []
+        self.after: list[Tensor] = []  # input of every layer, and the last one's output
+        self._slopes: list[Tensor] = []
 
     def forward(self, basis: Tensor) -> Tensor:
         """Return the last hidden layer ``(n, width)`` of ``(n, n_radial)``."""
-        value = basis
+        self.after.append(basis)
         for weight in self.weights:
-            self.after.append(value)
-            self.before.append(value @ weight)
-            value = torch.nn.functional.silu(self.before[-1])
-        return value
+            self.before.append(self.after[-1] @ weight)
+            self.after.append(torch.nn.functional.silu(self.before[-1]))
+        return self.after[-1]
 
-    def backward(self, grad: Tensor, by_weight: list[Tensor], basis: bool = True) -> Tensor:
-        """Return the gradient of the basis; add those of the weights to ``by_weight``, unless empty."""
+    def backward(
+        self, grad: Tensor, by_weight: list[Tensor], basis: bool, kept: list[Tensor] | None = None
+    ) -> Tensor:
+        """Return the gradient of the basis, if that is asked for.
+
+        Those of the weights are added to ``by_weight``, unless empty. ``kept`` takes those of every layer's
+        output, the last layer first.
+        """
         for layer in reversed(range(len(self.weights))):
+            if kept is not None:
+                kept.append(grad)
             grad = _silu_backward(grad, self.before[layer])
             if by_weight:
                 by_weight[layer].addmm_(self.after[layer].T, grad)
-            if layer == 0 and not basis:
-                break
-            grad = grad @ self.weights[layer].T
+            if layer or basis:
+                grad = grad @ self.weights[layer].T
         return grad
 
-    def tangent(self, basis: Tensor) -> Tensor:
-        """Return the tangent of the last hidden layer for a tangent of the basis."""
-        self.tangents_before, self.tangents_after = [], []
-        value = basis
-        for weight, before in zip(self.weights, self.before, strict=True):
-            self.tangents_after.append(value)
-            self.tangents_before.append(value @ weight)
-            value = _silu_backward(self.tangents_before[-1], before)
-        return value
+    def tangent(self, basis: Tensor) -> Tangents:
+        """Return the tangents for one of the basis."""
+        before, after = [], [basis]
+        for weight, slope in zip(self.weights, self.slopes(), strict=True):
+            before.append(after[-1] @ weight)
+            after.append(before[-1] * slope)
+        return Tangents(before, after[:-1], after[-1])
 
-    def second(self, by_value: Tensor, by_tangent: Tensor, by_weight: list[Tensor], basis: bool) -> Tensor:
-        """Return the gradient of the basis, given those of last hidden layer and its tangent."""
+    def slopes(self) -> list[Tensor]:
+        """Return the derivatives of silu, layer by layer."""
+        if not self._slopes:
+            one = self.before[0].new_ones(())
+            self._slopes = [_silu_backward(one.expand_as(before), before) for before in self.before]
+        return self._slopes
+
+    def second(
+        self,
+        by_value: Tensor,
+        by_tangent: Tensor | None,
+        known: Sequence[Tensor] | None,
+        tangents: Tangents,
+        by_weight: list[Tensor],
+        basis: bool,
+    ) -> Tensor:
+        """Return the gradient of the basis, if that is asked for; add those of the weights.
+
+        Given are those of the last layer and of its tangent. Gradients of tangents are those that
+        :meth:`backward` found for values: where it kept them, they are ``known``, and ``by_tangent`` is not
+        needed.
+        """
         for layer in reversed(range(len(self.weights))):
-            before, weight = self.before[layer], self.weights[layer]
-            s = torch.sigmoid(before)
-            curvature = torch.addcmul(torch.full_like(s, 2.0), before, 1.0 - 2.0 * s).mul_(s).mul_(1.0 - s)
-            curvature.mul_(self.tangents_before[layer]).mul_(by_tangent)
-            by_before = _silu_backward(by_value, before).add_(curvature)
-            by_tangent_before = _silu_backward(by_tangent, before)
+            if known is not None:
+                by_tangent = known[-1 - layer]
+            assert by_tangent is not None
+            weight, slope = self.weights[layer], self.slopes()[layer]
+            minus = torch.sigmoid(self.before[layer]).sub_(1.0)
+            by_before = torch.sub(self.after[layer + 1], slope, alpha=2.0).mul_(minus)
+            by_before.mul_(tangents.before[layer]).mul_(by_tangent).addcmul_(by_value, slope)
+            by_tangent_before = torch.mul(by_tangent, slope, out=minus)
             by_weight[layer].addmm_(self.after[layer].T, by_before)
-            by_weight[layer].addmm_(self.tangents_after[layer].T, by_tangent_before)
-            if layer == 0 and not basis:
-                break
-            by_value, by_tangent = by_before @ weight.T, by_tangent_before @ weight.T
+            by_weight[layer].addmm_(tangents.after[layer].T, by_tangent_before)
+            if layer or basis:
+                by_value = by_before @ weight.T
+            if layer and known is None:
+                by_tangent = by_tangent_before @ weight.T
         return by_value
 
 
@@ -94,20 +128,42 @@ class HiddenRows:
             self._chunks.append((rows, layers))
         self.last = torch.cat(parts)
 
-    def backward(self, grad: Tensor, by_weight: list[Tensor], out: Tensor) -> None:
-        """Write the gradient of the basis; add those of the weights to ``by_weight``, unless empty."""
+    def backward(
+        self, grad: Tensor, by_weight: list[Tensor], out: Tensor, keep: bool
+    ) -> list[list[Tensor]] | None:
+        """Write the gradient of the basis unless ``out`` is empty; add those of the weights, unless empty.
+
+        With ``keep``, return gradients of all layers for :meth:`second`.
+        """
+        kept: list[list[Tensor]] = []
         for rows, layers in self._chunks:
-            by_basis = layers.backward(grad[rows], by_weight, bool(out.numel()))
+            kept.append([])
+            by_basis = layers.backward(grad[rows], by_weight, out.numel() > 0, kept[-1] if keep else None)
             if out.numel():
                 out[rows] = by_basis
+        return kept if keep else None
 
-    def tangent(self, basis: Tensor) -> Tensor:
-        """Return the tangent of the last hidden layer for a tangent of the basis."""
-        return torch.cat([layers.tangent(basis[rows]) for rows, layers in self._chunks])
+    def tangent(self, basis: Tensor) -> tuple[Tensor, list[Tangents]]:
+        """Return the tangent of the last hidden layer for a tangent of the basis, and those of all."""
+        tangents = [layers.tangent(basis[rows]) for rows, layers in self._chunks]
+        return torch.cat([part.last for part in tangents]), tangents
 
-    def second(self, by_value: Tensor, by_tangent: Tensor, by_weight: list[Tensor], out: Tensor) -> None:
-        """Write the gradient of the basis, given those of last hidden layer and its tangent."""
-        for rows, layers in self._chunks:
-            by_basis = layers.second(by_value[rows], by_tangent[rows], by_weight, bool(out.numel()))
+    def second(
+        self,
+        by_value: Tensor,
+        by_tangent: Tensor | None,
+        known: list[list[Tensor]] | None,
+        tangents: list[Tangents],
+        by_weight: list[Tensor],
+        out: Tensor,
+    ) -> None:
+        """Write the gradient of the basis unless ``out`` is empty; add those of the weights.
+
+        Either ``by_tangent`` is given, or what :meth:`backward` kept is ``known``.
+        """
+        for chunk, (rows, layers) in enumerate(self._chunks):
+            given = None if by_tangent is None else by_tangent[rows]
+            kept = None if known is None else known[chunk]
+            by_basis = layers.second(by_value[rows], given, kept, tangents[chunk], by_weight, out.numel() > 0)
             if out.numel():
                 out[rows] = by_basis

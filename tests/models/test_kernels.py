@@ -122,6 +122,44 @@ def test_forces_with_fixed_weights_are_the_same_and_leave_no_gradient():
     assert torch.equal(*forces)
 
 
+def two_losses(kernels: str, recompute: bool = False):
+    """Return what two losses of two different gradients depend on, and these losses."""
+    torch.manual_seed(1)
+    module = Interaction(parse_irreps("2x0e + 2x1o"), 2, 4, (5, 6), 3.7, kernels).double()
+    module.recompute(recompute)
+    positions, edge_index = random_graph(6, seed=2, spread=1.2)
+    positions.requires_grad_(True)
+    features = torch.linspace(-1.0, 1.0, 48, dtype=torch.float64).view(6, 4, 2).requires_grad_(True)
+    values = module(features, neighborhood(geometry(positions, edge_index, 2), 6))
+    losses = []
+    for value in (values.sin().sum(), values.square().sum()):
+        (gradient,) = torch.autograd.grad(value, positions, create_graph=True)
+        losses.append(gradient.square().sum() + value)
+    return [positions, features, module.radial_out, *module.radial.weights, *module.linear_down], losses
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_second_derivatives_of_several_gradients_and_of_part_of_a_graph(recompute):
+    (leaves, native), (others, plain) = two_losses("native", recompute), two_losses("plain")
+
+    def agree(loss, kept, wanted=slice(None)):
+        ours = torch.autograd.grad(
+            native[loss] if loss < 2 else sum(native), leaves[wanted], retain_graph=kept
+        )
+        theirs = torch.autograd.grad(
+            plain[loss] if loss < 2 else sum(plain), others[wanted], retain_graph=True
+        )
+        for one, other in zip(ours, theirs, strict=True):
+            scale = max(1.0, float(other.abs().max()))
+            assert torch.allclose(one / scale, other / scale, atol=1e-11)
+
+    agree(0, True)
+    agree(0, True)  # once more through the same graph
+    agree(0, True, slice(-1, None))  # of the last weights alone: what the sums depend on is not asked for
+    agree(1, True)  # another gradient of the same sums, after that
+    agree(2, False)  # both at once
+
+
 def test_gradients_of_a_training_step_leave_out_the_geometry_of_positions_nobody_holds():
     found = []
     for inside in (False, True):
