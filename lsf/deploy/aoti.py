@@ -17,23 +17,30 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from torch import Tensor, nn
 
-import lsf.electrostatics.opaque  # noqa: F401 - packages call the operation that it defines
+import lsf.electrostatics.opaque  # packages call the operations that these two define
+import lsf.models.opaque_sums  # noqa: F401
 from lsf.allocator import keep_freed_memory_in_simulations
 from lsf.data.graph import collate, graph_tensors
 from lsf.data.statistics import DataFacts
 from lsf.deploy.ase import LsfCalculator
 from lsf.deploy.metadata import checked_metadata
 from lsf.errors import LsfError, ModelFileError
-from lsf.models.pair_layout import PairTables, pair_tables
+from lsf.models.block_functions import BlockFunction, BlockFunctions
+from lsf.models.compiled_blocks import compiled_blocks
+from lsf.models.neighbor_sums import Group
+from lsf.models.recorded import recorded_inputs
 from lsf.recipe_io import read_recipe_text
 
 if TYPE_CHECKING:
     from lsf.export.package import LoadedModel
 
 FORMAT: Final = "lsf-aoti"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 METADATA_FILE: Final = "extra/lsf.json"
 """Name of the metadata inside the archive's one folder."""
+
+BLOCK_FUNCTIONS: Final = "forward", "backward"
+"""Programs of a package besides the model itself: what it computes on blocks of edges."""
 
 MISSING: Final = ("born_charges", "hessian")
 
@@ -43,21 +50,29 @@ class PackagedModel(nn.Module):
 
     species: Tensor
 
-    def __init__(self, runner: Any, metadata: dict[str, Any]) -> None:
+    def __init__(self, runners: dict[str, Any], metadata: dict[str, Any]) -> None:
         super().__init__()
         self.register_buffer("species", torch.tensor(metadata["atomic_numbers"]))
-        self.runner, self.metadata = runner, metadata
+        self.runner, self.metadata = runners["model"], metadata
+        self.blocks: dict[Any, BlockFunction] = {}
+        for number, (groups, n_channels) in enumerate(metadata["blocks"]):
+            spec = tuple(Group(*group) for group in groups), n_channels
+            for name in BLOCK_FUNCTIONS:
+                self.blocks[*spec, name] = _called(runners[f"{name}_{number}"])
         self.r_max = float(metadata["cutoff"])
         self.polarizability = True if "polarizability" in metadata["outputs"] else None
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Return the outputs of :func:`lsf.models.derivatives.evaluate` that a package holds."""
         graph = graph_tensors(batch, self.species)
-        tensors = graph._asdict()
-        if set(self.metadata["inputs"]) & set(PairTables._fields):
-            tensors |= pair_tables(graph, self.species.shape[0])._asdict()
-        values = self.runner.boxed_run([tensors[name] for name in self.metadata["inputs"]])
+        itemsize = getattr(torch, self.metadata["dtype"]).itemsize
+        inputs = [*recorded_inputs(graph, self.metadata["inputs"], itemsize)]
+        with compiled_blocks(self._block_function):
+            values = self.runner.boxed_run(inputs)
         return dict(zip(self.metadata["outputs"], values, strict=True))
+
+    def _block_function(self, functions: BlockFunctions, name: str, _: Sequence[Tensor]) -> BlockFunction:
+        return self.blocks[functions.groups, functions.n_channels, name]
 
 
 class PackageFile:
@@ -85,14 +100,15 @@ class PackageFile:
         self.facts = cattrs.structure(self.metadata["facts"], DataFacts)
         try:
             # the class below torch's own loader, which would read further parts of the archive
-            runner = torch._C._aoti.AOTIModelPackageLoader(str(self.path), "model", False, 1, -1)  # type: ignore[attr-defined]
+            load = torch._C._aoti.AOTIModelPackageLoader  # type: ignore[attr-defined]
+            runners = {name: load(str(self.path), name, False, 1, -1) for name in _programs(self.metadata)}
         except RuntimeError as error:
             raise ModelFileError(
                 f"{file}: does not run here ({str(error).splitlines()[0]}); it was compiled with torch "
                 f"{self.metadata['torch_version']} for {self.metadata['machine']}, this is torch "
                 f"{torch.__version__}: export the model on this machine"
             ) from error
-        self.model = PackagedModel(runner, self.metadata)
+        self.model = PackagedModel(runners, self.metadata)
         keep_freed_memory_in_simulations()
 
     @property
@@ -110,6 +126,16 @@ class PackageFile:
         return CompiledCalculator(self, **settings)
 
 
+def _programs(metadata: dict[str, Any]) -> list[str]:
+    """Return the names of the programs in a package."""
+    numbers = range(len(metadata["blocks"]))
+    return ["model", *(f"{name}_{number}" for number in numbers for name in BLOCK_FUNCTIONS)]
+
+
+def _called(runner: Any) -> BlockFunction:
+    return lambda *tensors: tuple(runner.boxed_run(list(tensors)))
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """Return what a package says of itself, without running anything of it.
 
@@ -123,7 +149,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
             text = archive.read(found[0]) if found else b""
     except (zipfile.BadZipFile, OSError) as error:
         raise ModelFileError(f"{path}: not a readable package ({error})") from error
-    return checked_metadata(text, FORMAT, FORMAT_VERSION, str(path), "a package")
+    metadata = checked_metadata(text, FORMAT, FORMAT_VERSION, str(path), "a package")
+    if metadata["format_version"] < FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: a package of format {metadata['format_version']}, by lsf {metadata['lsf_version']}; "
+            f"this lsf runs packages of format {FORMAT_VERSION}: export the model again"
+        )
+    return metadata
 
 
 class CompiledCalculator(LsfCalculator):

@@ -16,10 +16,11 @@ import attrs
 import torch
 from ase import Atoms
 from torch import Tensor
-from torch.export import Dim
+from torch._inductor.package.package import package_aoti
+from torch.export import Dim, ExportedProgram
 
 from lsf.compilers import require_compiler, sums_by_torch
-from lsf.deploy.aoti import FORMAT, FORMAT_VERSION, METADATA_FILE, PackageFile
+from lsf.deploy.aoti import BLOCK_FUNCTIONS, FORMAT, FORMAT_VERSION, METADATA_FILE, PackageFile
 from lsf.electrostatics.boundary import kinds_by_periodicity
 from lsf.errors import ExportError
 from lsf.export.graph import FlatGraph, package_settings, recorded
@@ -27,11 +28,13 @@ from lsf.export.package import LoadedModel
 from lsf.export.prepare import described
 from lsf.export.verify import TOLERANCES, agreement, batch_of, reference_model, structures, verified
 from lsf.files import replacing
+from lsf.models.compiled_blocks import block_graph
+from lsf.models.opaque_sums import block_arguments
 from lsf.options import option
 from lsf.recipe_io import resolved_toml
 
 _STATIC: Final = ("n_species",)
-_ONE_OR_MORE: Final = ("n_atoms", "n_graphs", "n_present", "n_slots", "n_neighbors", "n_rows")
+_ONE_OR_MORE: Final = ("n_atoms", "n_graphs", "n_present", "n_slots", "n_edge_slots", "n_rows")
 
 
 @attrs.frozen
@@ -70,7 +73,7 @@ def export_aoti(loaded: LoadedModel, path: Path, options: AotiOptions) -> str:
     """
     require_compiler("the format aoti")
     dtype = getattr(torch, options.dtype or loaded.recipe.dtype)
-    graph = recorded(loaded, dtype, paired=True)
+    graph = recorded(loaded, dtype, opaque=True)
     metadata: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -79,6 +82,9 @@ def export_aoti(loaded: LoadedModel, path: Path, options: AotiOptions) -> str:
         "threads": torch.get_num_threads(),
         "inputs": list(graph.inputs),
         "outputs": list(graph.outputs),
+        "blocks": [
+            [functions.groups, functions.n_channels] for functions, _ in block_arguments(graph.module)
+        ],
         "facts": attrs.asdict(loaded.facts),
         "recipe": resolved_toml(attrs.evolve(loaded.recipe, electrostatics=package_settings(loaded))),
     }
@@ -87,7 +93,7 @@ def export_aoti(loaded: LoadedModel, path: Path, options: AotiOptions) -> str:
     batches = structures(loaded, kinds_by_periodicity(loaded.recipe.electrostatics.boundary))
     with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
         plain = Path(folder) / "model.pt2"
-        _compile(graph, plain)
+        _compile({"model": _exported(graph), **_block_programs(graph)}, plain)
         trial = Path(folder) / "trial.pt2"
         _with_metadata(plain, trial, metadata)
         model = PackageFile(trial).model
@@ -103,24 +109,62 @@ def export_aoti(loaded: LoadedModel, path: Path, options: AotiOptions) -> str:
     return agreement(metadata["verified"])
 
 
-def _compile(graph: FlatGraph, path: Path) -> None:
-    """Compile the graph for any sizes."""
+def _exported(graph: FlatGraph) -> ExportedProgram:
+    """Return the program of a graph for any sizes."""
     names = {size for sizes in graph.sizes.values() for size in sizes if isinstance(size, str)}
     dims = {name: Dim(name, min=1 if name in _ONE_OR_MORE else 0) for name in names - set(_STATIC)}
     shapes = tuple(
         {axis: dims[size] for axis, size in enumerate(sizes) if size in dims and example.shape[axis] > 1}
         for sizes, example in zip(graph.sizes.values(), graph.examples, strict=True)
     )
-    with _quiet(), sums_by_torch():
-        try:
-            program = torch.export.export(graph.module, graph.examples, dynamic_shapes=shapes, strict=False)
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
-        except Exception as error:  # torch raises of every kind
-            said = (str(error).splitlines() or ["nothing more"])[0]
-            raise ExportError(
-                f"the model cannot be compiled ({type(error).__name__}: {said}); "
-                "TorchScript files serve the same programs: --format torchscript"
-            ) from error
+    return _program(graph.module, graph.examples, shapes)
+
+
+def _block_programs(graph: FlatGraph) -> dict[str, ExportedProgram]:
+    """Return the programs of what the sums of a graph compute on a block of edges."""
+    programs = {}
+    for number, (functions, like) in enumerate(block_arguments(graph.module)):
+        for name in BLOCK_FUNCTIONS:
+            block = block_graph(functions, name, like if name == "backward" else like[:4], "the package")
+            dims = {size: Dim(size, min=1) for size in ("n_atoms", "n_block", "n_slots")}
+            shapes = tuple(
+                {axis: dims[size] for axis, size in enumerate(sizes) if isinstance(size, str)}
+                for sizes in block.sizes
+            )
+            programs[f"{name}_{number}"] = _program(block.recorded.module, tuple(block.examples), shapes)
+    return programs
+
+
+def _program(module: torch.nn.Module, inputs: tuple[Tensor, ...], shapes: Any) -> ExportedProgram:
+    with _said_in_one_line():
+        return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+
+
+def _compile(programs: dict[str, ExportedProgram], path: Path) -> None:
+    """Compile programs into one package."""
+    with _said_in_one_line(), sums_by_torch():
+        files: dict[str, Any] = {}
+        for name, program in programs.items():
+            inputs = program.example_inputs
+            assert inputs is not None
+            options = {"aot_inductor.package": True}
+            files[name] = torch._inductor.aot_compile(program.module(), inputs[0], options=options)
+        package_aoti(str(path), files)
+
+
+@contextmanager
+def _said_in_one_line() -> Iterator[None]:
+    """Say in one line what failed; leave out what the compiler says about its own code."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # torch raises of every kind
+        said = (str(error).splitlines() or ["nothing more"])[0]
+        raise ExportError(
+            f"the model cannot be compiled ({type(error).__name__}: {said}); "
+            "TorchScript files serve the same programs: --format torchscript"
+        ) from error
 
 
 def _with_metadata(package: Path, path: Path, metadata: dict[str, Any]) -> None:
@@ -131,11 +175,3 @@ def _with_metadata(package: Path, path: Path, metadata: dict[str, Any]) -> None:
             target.writestr(name, source.read(name))
         root = names[0].split("/")[0]
         target.writestr(f"{root}/{METADATA_FILE}", json.dumps(metadata, ensure_ascii=False))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what the compiler says about its own code: the package is verified."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -6,7 +6,6 @@ wave vectors and structures. It is recorded twice, from structures of other size
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -31,11 +30,11 @@ from lsf.errors import ExportError
 from lsf.export.package import LoadedModel
 from lsf.export.prepare import prepared, treated_kinds
 from lsf.export.verify import batch_of, structure
+from lsf.models.blocks import EdgeTables
 from lsf.models.derivatives import named_outputs
 from lsf.models.local_source import CoulombTerm, LocalSourceModel
-from lsf.models.pair_layout import PairTables, pair_tables
 from lsf.models.recorded import DECOMPOSED as COMPILED
-from lsf.models.recorded import record
+from lsf.models.recorded import record, recorded_inputs
 from lsf.models.strain import deform, inverse_volume
 
 SIZES: Final[dict[str, tuple[str | int, ...]]] = {
@@ -65,19 +64,18 @@ SIZES: Final[dict[str, tuple[str | int, ...]]] = {
     "mesh_order": ("n_graphs",),
     "open_box": ("n_graphs", 3),
     "truncation_radius": ("n_graphs",),
-    "pairs": (2, "n_rows"),
-    "pair_shifts": ("n_rows", 3),
-    "filled": ("n_rows",),
-    "pair_of_slot": ("n_atoms", "n_neighbors"),
-    "sign_of_slot": ("n_atoms", "n_neighbors"),
-    "atoms_of_pair": (2, "n_rows"),
-    "slots_of_pair": (2, "n_rows"),
-    "senders": ("n_atoms", "n_neighbors"),
-    "other_slot": ("n_atoms", "n_neighbors"),
-    "elements": ("n_atoms", "n_neighbors", "n_species"),
+    "slot_widths": ("n_atoms",),
+    "atom_of_place": ("n_atoms",),
+    "place_of_atom": ("n_atoms",),
+    "edge_of_slot": ("n_edge_slots",),
+    "slot_of_edge": ("n_edges",),
+    "sender_of_slot": ("n_edge_slots",),
+    "row_of_slot": ("n_edge_slots",),
+    "edge_of_row": ("n_rows",),
+    "row_of_edge": ("n_edges",),
 }
 """Sizes of all tensors that may be inputs; see :class:`lsf.data.graph.GraphTensors` and
-:class:`lsf.models.pair_layout.PairTables` for what they are."""
+:class:`lsf.models.blocks.EdgeTables` for what they are."""
 
 _aten = torch.ops.aten
 DECOMPOSED: Final = (*COMPILED, _aten.rsub, _aten.t, _aten.addmm)
@@ -116,17 +114,17 @@ class FlatModel(nn.Module):
 
     ``inputs`` are the names of the tensors it takes, in order, out of :data:`SIZES`; ``outputs``, those of
     what it returns, are known after a call. Units and signs as in :func:`lsf.models.derivatives.evaluate`.
-    With ``paired``, interactions work in the layout of pairs, which compilers make the most of, and the
-    Coulomb energy is one operation.
+    With ``opaque``, sums over neighbours and the Coulomb energy are operations of their own, which compilers
+    do not look into.
     """
 
-    def __init__(self, model: LocalSourceModel, kinds: set[int], paired: bool = False) -> None:
+    def __init__(self, model: LocalSourceModel, kinds: set[int], opaque: bool = False) -> None:
         super().__init__()
         self.model = model
         self.kind = min(kinds)
-        self.paired = paired
+        self.opaque = opaque
         left_out = _left_out(model, kinds)
-        left_out |= set() if paired else {*PairTables._fields, *_MESH}
+        left_out |= set() if opaque else {*EdgeTables._fields, *_MESH}
         self.inputs = tuple(name for name in SIZES if name not in left_out)
         self.outputs: tuple[str, ...] = ()
 
@@ -134,7 +132,7 @@ class FlatModel(nn.Module):
         """Return the outputs in the order of ``outputs``."""
         given = dict(zip(self.inputs, tensors, strict=True))
         graph = _completed(given, self.kind)
-        tables = [given[name] for name in PairTables._fields] if self.paired else []
+        tables = [given[name] for name in EdgeTables._fields] if self.opaque else []
         positions = graph.positions.detach().requires_grad_(True)
         strain = torch.zeros_like(graph.cell).requires_grad_(True)
         moved, cell = deform(positions, graph.cell, graph.batch, strain)
@@ -204,25 +202,25 @@ def _empty(*shape: int) -> Tensor:
     return torch.zeros(shape, dtype=torch.int64)
 
 
-def recorded(loaded: LoadedModel, dtype: torch.dtype, paired: bool = False) -> FlatGraph:
+def recorded(loaded: LoadedModel, dtype: torch.dtype, opaque: bool = False) -> FlatGraph:
     """Return the graph of a model with parameters of ``dtype``; positions and Coulomb part are float64.
 
-    With ``paired``, its interactions work in the layout of :mod:`lsf.models.pair_layout`, and the Coulomb
-    energy is one operation, by the recipe's backend; else it is written out, without a mesh.
+    With ``opaque``, sums over neighbours and the Coulomb energy, by the recipe's backend, are operations of
+    their own; else they are written out, without a mesh.
 
     Inputs that the model has no use for are left out. Raises :class:`lsf.errors.ExportError` where the graph
     is not the same for structures of other sizes.
     """
     kinds = treated_kinds(loaded)
     model = prepared(loaded.model).cpu().eval().set_dtype(dtype)
-    if paired and isinstance(model.coulomb, CoulombTerm):
+    if opaque and isinstance(model.coulomb, CoulombTerm):
         model.coulomb = OpaqueCoulomb(package_settings(loaded))
-    flat = FlatModel(model, set(kinds) - {REFUSED}, paired)
+    flat = FlatModel(model, set(kinds) - {REFUSED}, opaque)
     graphs = []
     # the second one is the first one's check
     for seed, sizes in ((1, (7, 5, 6, 4)), (2, (9, 8, 11, 6))):
-        if paired:
-            graphs.append(_recorded_pairs(loaded, flat, seed))
+        if opaque:
+            graphs.append(_recorded_opaque(loaded, flat, seed))
             continue
         examples = example_inputs(loaded, flat, sizes, seed)
         graph = _without_unused(_record(flat, examples), flat, examples)
@@ -272,7 +270,7 @@ def example_inputs(
         known = loaded.facts.species
         examples[0].numbers[: len(known)] = known[: len(examples[0])]  # present elements are a list, too
         graph = graph_tensors(batch_of(loaded, examples, settings), flat.model.species)
-        tensors = all_inputs(graph, flat.inputs, len(known))
+        tensors = recorded_inputs(graph, flat.inputs)
         # of one element there is one, always
         fixed = ("present_species", "species_slots") if len(known) == 1 else ()
         lists = [t for name, t in zip(flat.inputs, tensors, strict=True) if name not in fixed]
@@ -281,16 +279,8 @@ def example_inputs(
     return tensors
 
 
-def all_inputs(graph: GraphTensors, names: Sequence[str], n_species: int) -> tuple[Tensor, ...]:
-    """Return the tensors of these names, of a batch or of its pairs."""
-    tensors = graph._asdict()
-    if set(names) & set(PairTables._fields):
-        tensors |= pair_tables(graph, n_species)._asdict()
-    return tuple(tensors[name] for name in names)
-
-
-def _recorded_pairs(loaded: LoadedModel, flat: FlatModel, seed: int) -> FlatGraph:
-    """Return the graph of a model that works in pairs, from structures all of whose sizes differ."""
+def _recorded_opaque(loaded: LoadedModel, flat: FlatModel, seed: int) -> FlatGraph:
+    """Return the graph of a model with opaque sums, from structures all of whose sizes differ."""
     known = loaded.facts.species
     fixed = {"n_species": len(known)} | ({"n_present": 1} if len(known) == 1 else {})
     sizes = [tuple(fixed.get(str(size), size) for size in SIZES[name]) for name in flat.inputs]
@@ -305,7 +295,7 @@ def _recorded_pairs(loaded: LoadedModel, flat: FlatModel, seed: int) -> FlatGrap
         examples = [structure(loaded, count, n_atoms + int(rng.integers(5)), rng) for count in chosen]
         examples[0].numbers[: len(known)] = known[: len(examples[0])]
         graph = graph_tensors(batch_of(loaded, examples, settings), flat.model.species)
-        tensors = all_inputs(graph, flat.inputs, len(known))
+        tensors = recorded_inputs(graph, flat.inputs)
         found = {
             (size, n)
             for tensor, names in zip(tensors, sizes, strict=True)

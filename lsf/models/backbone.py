@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
+from lsf.models.blocks import EdgeTables
 from lsf.models.contraction import SymmetricContraction
 from lsf.models.convolution import ELEMENTS_AT_MOST, Neighborhood
 from lsf.models.density import LocalDensity
@@ -12,7 +15,16 @@ from lsf.models.geometry import Edges
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import Irreps
 from lsf.models.linear import EquivariantLinear, SpeciesLinear
-from lsf.models.pair_layout import PairLayout
+
+
+class RecordedEdges(NamedTuple):
+    """What a graph that is being recorded cannot find out: where edges stand, and which initial features.
+
+    ``element`` (n_atoms,) are species where initial features depend on nothing else, and None elsewhere.
+    """
+
+    tables: EdgeTables
+    element: Tensor | None
 
 
 class SpeciesGroups:
@@ -204,28 +216,29 @@ class Backbone(nn.Module):
         neighbor_slots: Tensor,
         groups: SpeciesGroups,
         inputs: Tensor | None = None,
-        pairs: PairLayout | None = None,
+        recorded: RecordedEdges | None = None,
     ) -> list[Tensor]:
         """Return the features after every layer.
 
         ``inputs`` (n_atoms, n) are the numbers that ``initial`` depends on besides the element. Where they
         are the same for all atoms of an element, the first layer sums its neighbours by element; without
-        them it does not. With ``pairs`` interactions work in that layout.
+        them it does not. ``recorded`` is what takes their place in a graph.
         """
         features = []
         current = initial
         neighborhood = Neighborhood(edges.edge_index, edges.harmonics, edges.radial_basis, neighbor_slots)
         neighborhood.unit_shifts = edges.unit_shifts
-        neighborhood.pairs = pairs
         kernel = self.interactions[0].kernel
         neighborhood.sparing, by_element = kernel.recompute, kernel.sums_by_element
-        if inputs is not None and pairs is None and by_element:
-            neighborhood.representatives, neighborhood.element = groups.representatives(inputs)
+        if recorded is not None:
+            neighborhood.tables, neighborhood.element = recorded
+            neighborhood.initial = None if recorded.element is None else self.embedding.unsqueeze(1)
+        elif inputs is not None and by_element:
+            first, neighborhood.element = groups.representatives(inputs)
+            neighborhood.initial = None if first is None else initial.index_select(0, first)
         for layer in self.layers:
             current = layer(current, edges, neighborhood, groups)
             features.append(current)
             # what follows differs from atom to atom, also where hidden irreps are scalars alone
-            neighborhood.representatives = neighborhood.element = None
-            if pairs is not None:
-                pairs.initial = None
+            neighborhood.initial = neighborhood.element = None
         return features

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lsf.models.couplings import Monomial, symmetric_basis
 from lsf.models.irreps import Irreps
-from lsf.models.monomials import Pairs, Run, pair_products, recorded, runs_of
+from lsf.models.monomials import Pairs, Run, chosen, pair_products, recorded, runs_of
 
 Split = tuple[Monomial, int | None]
 
@@ -174,13 +174,13 @@ class SymmetricContraction(nn.Module):
         if self.depth == 2:
             lower = pair_products(basis, Pairs(self.lower_0, self.lower_1, self.runs))
         else:
-            lower = basis.index_select(0, self.lower_0)
+            lower = chosen(basis, self.lower_0)
         product = torch.bmm(matrix, lower.transpose(0, 1))  # [species·channel, factor·m, atom]
         outputs, start = [], 0
         for index, degree in enumerate(self.degrees):
             n_factors, size = self.sizes[index]
             block = product[:, start : start + n_factors * size].reshape(-1, n_factors, size, n_slots)
             start += n_factors * size
-            factors = basis.index_select(0, getattr(self, f"factors_{degree}")).transpose(0, 1)
+            factors = chosen(basis, getattr(self, f"factors_{degree}")).transpose(0, 1)
             outputs.append((block * factors.unsqueeze(2)).sum(1))
         return torch.cat(outputs, dim=1)

@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lsf.models.blocks import EdgeBlocks, edge_blocks
+from lsf.models.blocks import EdgeBlocks, EdgeTables, edge_blocks
 from lsf.models.couplings import allowed_products
-from lsf.models.edge_pairs import RadialRows, radial_rows
 from lsf.models.irreps import Irreps
-from lsf.models.pair_layout import PairLayout
 from lsf.models.radial import RadialNetwork
 
 Path = tuple[int, int, int]
@@ -79,10 +77,11 @@ class Messages(NamedTuple):
 class Neighborhood:
     """Edges of a batch and the layouts in which the kernels sum over them; layouts are made when asked for.
 
-    ``representatives`` (n_elements,) are atoms that stand for all others of their element in a first layer,
-    and ``element`` (n_atoms,) says for which; both are None where the initial features of atoms of one
-    element differ. ``sparing`` asks for blocks that take less memory. With ``unit_shifts`` (n_edges, 3)
-    radial functions are evaluated once for the two directions of a pair.
+    ``initial`` (n_elements, 1, n_channels) are the features of every element before the first layer, and
+    ``element`` (n_atoms,) says which is whose; both are None where the initial features of atoms of one
+    element differ, and after that layer. ``sparing`` asks for blocks that take less memory. With
+    ``unit_shifts`` (n_edges, 3) radial functions are evaluated once for the two directions of a pair.
+    ``tables`` are those of the blocks where they were made before: what a recorded graph is given.
     """
 
     def __init__(
@@ -94,42 +93,38 @@ class Neighborhood:
     ) -> None:
         self.edge_index, self.slots = edge_index, slots
         self.harmonics, self.radial_basis = harmonics, radial_basis
-        self.representatives: Tensor | None = None
+        self.initial: Tensor | None = None
         self.element: Tensor | None = None
-        self.pairs: PairLayout | None = None
+        self.tables: EdgeTables | None = None
         self.unit_shifts: Tensor | None = None
         self.sparing = False
 
     @cached_property
     def blocks(self) -> EdgeBlocks:
         """Blocks of receivers."""
-        blocks = edge_blocks(self.edge_index, self.slots, self.harmonics.element_size(), self.sparing)
-        blocks.rows = self._radial_rows.of_edge.index_select(0, blocks.edges)
-        return blocks
-
-    @cached_property
-    def _radial_rows(self) -> RadialRows:
-        return radial_rows(self.edge_index, self.unit_shifts, self.slots.shape[0])
+        if self.tables is not None:
+            return EdgeBlocks(self.tables, [])
+        itemsize = self.harmonics.element_size()
+        return edge_blocks(self.edge_index, self.slots, self.unit_shifts, itemsize, self.sparing)
 
     @cached_property
     def basis_in_rows(self) -> Tensor:
         """Radial basis ``(n_rows, n_radial)`` that the blocks' rows point to; zero in the last one."""
-        chosen = nn.functional.embedding(self._radial_rows.edges, self.radial_basis)
-        return torch.cat([chosen, chosen.new_zeros(1, chosen.shape[1])])
+        return self.blocks.in_rows(self.radial_basis)
 
     @cached_property
     def harmonics_in_slots(self) -> Tensor:
-        """Harmonics ``(n_slots, (max_ell + 1)²)`` of the blocks."""
-        return self.blocks.gather(self.harmonics)
+        """Harmonics ``(n_edge_slots, (max_ell + 1)²)`` of the blocks."""
+        return self.blocks.in_slots(self.harmonics)
 
     @cached_property
     def elements_in_slots(self) -> Tensor:
-        """One and zeros, ``(n_slots, n_elements)``: the element of every sender."""
+        """One and zeros, ``(n_edge_slots, n_elements)``: the element of every sender."""
         assert self.element is not None
-        assert self.representatives is not None
-        of_sender = self.element.index_select(0, self.blocks.senders)
-        chosen = nn.functional.one_hot(of_sender, self.representatives.shape[0])
-        return chosen.to(self.harmonics.dtype)
+        assert self.initial is not None
+        of_sender = self.element.index_select(0, self.blocks.tables.sender_of_slot)
+        every = torch.arange(self.initial.shape[0], device=of_sender.device)
+        return (of_sender.unsqueeze(1) == every).to(self.harmonics.dtype)
 
     @cached_property
     def by_receiver(self) -> tuple[Tensor, Tensor]:

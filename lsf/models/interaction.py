@@ -2,7 +2,7 @@
 
 The layer holds the weights; the sum over neighbours is left to kernels (:mod:`lsf.models.kernels`), of which
 :class:`lsf.models.kernels.reference.E3nnKernel` states the mathematics. A first layer whose features depend
-on the element alone sums by element before any weight, and compiled models work in pairs.
+on the element alone sums by element before any weight.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from lsf.models.convolution import Convolution, Neighborhood, Radial
 from lsf.models.irreps import Irreps
 from lsf.models.kernels import Kernel, kernel_class
-from lsf.models.kernels.pairs import hidden_of_pairs, messages_of_pairs
-from lsf.models.kernels.plain import PlainKernel
+from lsf.models.kernels.native import NativeKernel
 from lsf.models.linear import EquivariantLinear
-from lsf.models.moments import Inputs, summed
+from lsf.models.moments import Inputs
 from lsf.models.neighbor_sums import ElementMoments
-from lsf.models.pair_layout import PairLayout
+from lsf.models.opaque_sums import neighbor_sums
 from lsf.models.radial import SILU_SCALE, RadialNetwork
 
 
@@ -52,15 +51,16 @@ class Interaction(nn.Module):
         for degree in range(max_ell + 1):
             n_paths = sum(path[2] == degree for path in paths)
             self.linear_down.append(nn.Parameter(torch.randn(n_paths * n_channels, n_channels)))
-        self.plain = PlainKernel(self.convolution)
-        self.kernel: Kernel = self.plain
+        # what recorded graphs compute with
+        self.native = NativeKernel(self.convolution)
+        self.kernel: Kernel = self.native
         self.use_kernels(kernels)
 
     def use_kernels(self, kernels: str) -> None:
         """Compute with other kernels from now on; the weights stay."""
         self.kernels = kernels
         again = self.kernel.recompute
-        self.kernel = kernel_class(kernels)(self.convolution).to(self.plain.columns.device)
+        self.kernel = kernel_class(kernels)(self.convolution).to(self.native.columns.device)
         self.recompute(again)
 
     def recompute(self, again: bool) -> None:
@@ -73,14 +73,10 @@ class Interaction(nn.Module):
         ``features`` are ``(n_atoms, n_components, n_channels)``.
         """
         only_scalars = self.convolution.inputs.degrees == (0,)
-        if neighborhood.pairs is not None:
-            if only_scalars and neighborhood.pairs.initial is not None:
-                return self._pairs_by_element(neighborhood.pairs)
-            lifted = self.linear_up(features)
-            return self._down(messages_of_pairs(self.plain, lifted, neighborhood.pairs, self._radial()))
-        if only_scalars and neighborhood.representatives is not None and self.kernel.sums_by_element:
-            return self._by_element(features, neighborhood)
-        messages = self.kernel(self.linear_up(features), neighborhood, self._radial())
+        kernel = self.kernel if neighborhood.tables is None else self.native
+        if only_scalars and neighborhood.initial is not None and kernel.sums_by_element:
+            return self._by_element(neighborhood.initial, neighborhood)
+        messages = kernel(self.linear_up(features), neighborhood, self._radial())
         basis = self._down(messages.by_degree)
         return basis if messages.place is None else neighborhood.blocks.unsort(basis)
 
@@ -95,30 +91,19 @@ class Interaction(nn.Module):
             blocks.append(torch.cat(summed[degree], dim=2) @ (weight * scale))
         return torch.cat(blocks, dim=1)
 
-    def _by_element(self, features: Tensor, neighborhood: Neighborhood) -> Tensor:
+    def _by_element(self, initial: Tensor, neighborhood: Neighborhood) -> Tensor:
         """The same for scalars that depend on the element of the sender alone: weights after the sum."""
-        assert neighborhood.representatives is not None
-        n_atoms = features.shape[0]
         weights = self.radial.scaled_weights()
         blocks = neighborhood.blocks
-        moments = ElementMoments(blocks, neighborhood.elements_in_slots, n_atoms, weights[-1].shape[1])
+        n_atoms, width = neighborhood.slots.shape[0], weights[-1].shape[1]
+        moments = ElementMoments(blocks, neighborhood.elements_in_slots, n_atoms, width)
         moments.keep = not self.kernel.recompute
         edges = neighborhood.basis_in_rows, neighborhood.harmonics_in_slots
-        empty = features.new_empty((0, 0))
-        (sums,) = summed(moments, Inputs(*edges, empty, empty), weights)
-        lifted = self.linear_up(features.index_select(0, neighborhood.representatives)).squeeze(1)
-        n_elements, width = lifted.shape[0], sums.shape[2]
-        return blocks.unsort(self._down_by_element(sums.view(n_atoms, n_elements, -1, width), lifted))
-
-    def _pairs_by_element(self, pairs: PairLayout) -> Tensor:
-        """The same in pairs."""
-        assert pairs.initial is not None
-        hidden = hidden_of_pairs(pairs, self._radial())
-        spread = (pairs.elements.unsqueeze(3) * pairs.harmonics.unsqueeze(2)).flatten(2)
-        sums = torch.bmm(spread.transpose(1, 2), pairs.in_slots(hidden))
-        lifted = self.linear_up(pairs.initial).squeeze(1)
-        shape = (sums.shape[0], lifted.shape[0], -1, sums.shape[2])
-        return self._down_by_element(sums.reshape(shape), lifted)
+        empty = initial.new_empty((0, 0))
+        (sums,) = neighbor_sums(moments, Inputs(*edges, empty, empty), weights)
+        lifted = self.linear_up(initial).squeeze(1)
+        by_element = sums.view(n_atoms, lifted.shape[0], -1, width)
+        return blocks.unsort(self._down_by_element(by_element, lifted))
 
     def _down_by_element(self, sums: Tensor, lifted: Tensor) -> Tensor:
         """Apply radial weights, senders' features (n_elements, n_channels) and :meth:`_down` at once.

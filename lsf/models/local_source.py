@@ -12,12 +12,12 @@ from lsf.data.graph import GraphTensors, coulomb_plan
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.field import field_energy
-from lsf.models.backbone import Backbone, SpeciesGroups
+from lsf.models.backbone import Backbone, RecordedEdges, SpeciesGroups
+from lsf.models.blocks import EdgeTables
 from lsf.models.charge_state import ChargeState
 from lsf.models.convolution import ELEMENTS_AT_MOST
 from lsf.models.geometry import edge_geometry
 from lsf.models.oxidation import NoMixer
-from lsf.models.pair_layout import PairLayout, PairTables, pair_layout
 from lsf.models.pairs import BondLengths, PairRepulsion
 from lsf.models.radial import RadialBasis
 from lsf.models.readouts import EnergyReadout, PolarizabilityReadout
@@ -166,7 +166,7 @@ class LocalSourceModel(nn.Module):
     def forward(self, *tensors: Tensor) -> ModelOutput:
         """Return energies, density and polarization of the flat tensors of :class:`GraphTensors`.
 
-        Those of :class:`lsf.models.pair_layout.PairTables` may follow: interactions then work in pairs.
+        Those of :class:`lsf.models.blocks.EdgeTables` may follow: what a recorded graph is given.
         """
         graph, tables = split_tensors(tensors)
         n_graphs = graph.cell.shape[0]
@@ -188,7 +188,7 @@ class LocalSourceModel(nn.Module):
             network.polarizability,
         )
 
-    def short_range(self, graph: GraphTensors, tables: PairTables | None = None) -> ShortRange:
+    def short_range(self, graph: GraphTensors, tables: EdgeTables | None = None) -> ShortRange:
         """Return what the network gives: all but energies of atoms, Coulomb and field energy."""
         n_graphs = graph.cell.shape[0]
         bonds = None
@@ -207,8 +207,8 @@ class LocalSourceModel(nn.Module):
         )
         groups = SpeciesGroups(graph.present_species, graph.species_slots, graph.species_place)
         initial, inputs = self._initial(graph)
-        pairs = None if tables is None else self._pairs(graph, tables)
-        features = self.backbone(initial, edges, graph.neighbor_slots, groups, inputs, pairs)
+        recorded = None if tables is None else self._recorded(graph, tables)
+        features = self.backbone(initial, edges, graph.neighbor_slots, groups, inputs, recorded)
         sources = self.source(features, edges, graph.positions, graph.formal_charges, graph.batch, n_graphs)
 
         node_energy = self.readout(features)
@@ -221,29 +221,15 @@ class LocalSourceModel(nn.Module):
             polarizability = sum_over_graph(self.polarizability(features), graph.batch, n_graphs)
         return ShortRange(node_energy, sources.density, sources.polarization, polarizability)
 
-    def _pairs(self, graph: GraphTensors, tables: PairTables) -> PairLayout:
-        """Return the layout of pairs."""
-        bonds = None
-        if self.bond_lengths is not None:
-            bonds = self.bond_lengths(graph.species, tables.pairs)
-        layout = pair_layout(
-            tables,
-            graph.positions,
-            graph.cell,
-            graph.batch,
-            self.radial,
-            self.max_ell,
-            self.dtype,
-            bonds,
-        )
+    def _recorded(self, graph: GraphTensors, tables: EdgeTables) -> RecordedEdges:
+        """Return what the backbone needs where these tables are given."""
         by_species = isinstance(self.source.mixer, NoMixer) and self.charge_state is None
-        if by_species and self.species.shape[0] <= ELEMENTS_AT_MOST:
-            layout.initial = self.backbone.embedding.unsqueeze(1)
-        return layout
+        few = self.species.shape[0] <= ELEMENTS_AT_MOST
+        return RecordedEdges(tables, graph.species if by_species and few else None)
 
 
-def split_tensors(tensors: Sequence[Tensor]) -> tuple[GraphTensors, PairTables | None]:
+def split_tensors(tensors: Sequence[Tensor]) -> tuple[GraphTensors, EdgeTables | None]:
     """Return the flat arguments of a model by name."""
     n_graph = len(GraphTensors._fields)
-    tables = PairTables(*tensors[n_graph:]) if len(tensors) > n_graph else None
+    tables = EdgeTables(*tensors[n_graph:]) if len(tensors) > n_graph else None
     return GraphTensors(*tensors[:n_graph]), tables

@@ -70,6 +70,22 @@ class Inputs(NamedTuple):
     last: Tensor  # (width, n_paths · n_channels)
 
 
+class Wanted(NamedTuple):
+    """What a backward pass is asked for."""
+
+    geometry: bool  # gradients of basis and harmonics
+    weights: bool  # those of the weights
+    layers: bool  # those of every hidden layer, for the second pass
+
+
+class Gradients(NamedTuple):
+    """What it finds; empty where it was not asked for."""
+
+    inputs: Inputs
+    weights: list[Tensor]
+    layers: list[list[Tensor]] | None
+
+
 class Moments(ABC):
     """A sum over neighbours; methods work on one block at a time.
 
@@ -83,19 +99,54 @@ class Moments(ABC):
     def __init__(self) -> None:
         self.positions: _Positions = getattr(_state, "positions", None) or _Positions()
         self.later: _Later | None = None
-        self._kept: HiddenRows | None = None
+        self.kept: list[Tensor] = []
+        self._hidden: HiddenRows | None = None
 
     def hidden(self, basis: Tensor, weights: Sequence[Tensor]) -> HiddenRows:
         """Return the hidden layers of all rows, from the forward pass if they were kept."""
-        if self._kept is not None:
-            return self._kept
-        rows = HiddenRows(basis, weights)
-        self._kept = rows if self.keep else None
+        if self._hidden is not None:
+            return self._hidden
+        rows = HiddenRows(basis, weights, self.kept[: 2 * len(weights)])
+        self._hidden = rows if self.keep else None
         return rows
 
+    def sums(self, inputs: Inputs, weights: Sequence[Tensor]) -> list[Tensor]:
+        """Return the sums of all sorted atoms; fill ``kept`` with what backward passes need again."""
+        rows = self.hidden(inputs.basis, weights)
+        if self.keep:
+            self.kept = [*rows.values, *self.kept_memory(inputs)]
+        out = [inputs.basis.new_empty(shape) for shape in self.shapes(inputs)]
+        for block in self.blocks.blocks:
+            self.forward(block, self.in_slots(rows.last, block), inputs, out)
+        return out
+
+    def gradients(
+        self,
+        inputs: Inputs,
+        weights: Sequence[Tensor],
+        grad: Sequence[Tensor],
+        wanted: Wanted,
+    ) -> Gradients:
+        """Return the gradients of ``<grad, sums>``."""
+        into = _gradients_of(inputs, wanted.geometry)
+        by_weight = [torch.zeros_like(weight) for weight in weights] if wanted.weights else []
+        if not wanted.weights:
+            into = into._replace(last=inputs.last.new_empty(0))
+        rows = self.hidden(inputs.basis, weights)
+        by_hidden = torch.zeros_like(rows.last)
+        for block in self.blocks.blocks:
+            by_block = self.backward(block, self.in_slots(rows.last, block), inputs, grad, into)
+            self.add_in_rows(by_block, block, by_hidden)
+        layers = rows.backward(by_hidden, by_weight, into.basis, wanted.layers)
+        return Gradients(into, by_weight, layers)
+
     @abstractmethod
-    def outputs(self, inputs: Inputs) -> list[Tensor]:
-        """Return empty results for all sorted atoms."""
+    def shapes(self, inputs: Inputs) -> list[tuple[int, ...]]:
+        """Return the shapes of the sums of all sorted atoms."""
+
+    def kept_memory(self, inputs: Inputs) -> list[Tensor]:  # noqa: ARG002 - for sums that keep more
+        """Return memory for what the forward pass keeps besides the hidden layers."""
+        return []
 
     @abstractmethod
     def forward(self, block: Block, hidden: Tensor, inputs: Inputs, out: Sequence[Tensor]) -> None:
@@ -140,11 +191,11 @@ class Moments(ABC):
 
     def in_slots(self, values: Tensor, block: Block) -> Tensor:
         """Return the rows ``(n, width)`` of a block's slots."""
-        return values.index_select(0, self.blocks.rows[block.slots])
+        return values.index_select(0, self.blocks.tables.row_of_slot[block.slots])
 
     def add_in_rows(self, values: Tensor, block: Block, into: Tensor) -> None:
         """Add what a block's slots give back to their rows."""
-        into.index_add_(0, self.blocks.rows[block.slots], values)
+        into.index_add_(0, self.blocks.tables.row_of_slot[block.slots], values)
 
 
 def summed(moments: Moments, inputs: Inputs, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -195,12 +246,9 @@ class _Sum(torch.autograd.Function):
         ctx.moments, ctx.fixed = moments, fixed
         ctx.set_materialize_grads(False)
         moments.keep = moments.keep and any(ctx.needs_input_grad)
-        out, ticket = moments.outputs(inputs), inputs.basis.new_zeros(())
+        out, ticket = moments.sums(inputs, weights), inputs.basis.new_zeros(())
         ctx.save_for_backward(*tensors, ticket)
         ctx.shapes = [part.shape for part in out]
-        last = moments.hidden(inputs.basis, weights).last
-        for block in moments.blocks.blocks:
-            moments.forward(block, moments.in_slots(last, block), inputs, out)
         return (*out, ticket)
 
     @staticmethod
@@ -235,16 +283,8 @@ class _SumBackward(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         grad = [part.contiguous() for part in tensors[:n_grad]]
         inputs, weights = Inputs(*tensors[n_grad : n_grad + 4]), tensors[n_grad + 4 :]
-        into = _gradients_of(inputs, moments.positions.wanted)
-        by_weight = [torch.zeros_like(weight) for weight in weights] if weights_too else []
-        if not weights_too:
-            into = into._replace(last=inputs.last.new_empty(0))
-        rows = moments.hidden(inputs.basis, weights)
-        by_hidden = torch.zeros_like(rows.last)
-        for block in moments.blocks.blocks:
-            by_block = moments.backward(block, moments.in_slots(rows.last, block), inputs, grad, into)
-            moments.add_in_rows(by_block, block, by_hidden)
-        ctx.by_hidden = rows.backward(by_hidden, by_weight, into.basis, again)
+        wanted = Wanted(moments.positions.wanted, weights_too, again)
+        into, by_weight, ctx.by_hidden = moments.gradients(inputs, weights, grad, wanted)
         last = into.last if weights_too else None
         nothing = (None,) * (len(weights) - len(by_weight))
         return (*_geometry(moments, into), into.features, last, *by_weight, *nothing)
@@ -308,7 +348,7 @@ def _by_autograd(
     grad, rest = own[:n_grad], own[n_grad:]
     inputs = Inputs(*rest[:4])
     hidden = HiddenLayers(rest[4:]).forward(inputs.basis)
-    out = moments.plain(inputs, torch.nn.functional.embedding(moments.blocks.rows, hidden))
+    out = moments.plain(inputs, torch.nn.functional.embedding(moments.blocks.tables.row_of_slot, hidden))
     seen = [
         (value, cotangent)
         for value, cotangent in zip(rest, cotangents, strict=True)

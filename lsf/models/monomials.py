@@ -57,10 +57,36 @@ def recorded() -> bool:
     return torch.jit.is_tracing() or recording()  # type: ignore[attr-defined]
 
 
+def chosen(rows: Tensor, index: Tensor) -> Tensor:
+    """Return some rows of ``(n, …)``, a few hundred at most."""
+    if not recording():
+        return rows.index_select(0, index)
+    found: Tensor = _Chosen.apply(rows.flatten(1), index)
+    return found.reshape(-1, *rows.shape[1:])
+
+
+class _Chosen(torch.autograd.Function):
+    """Rows ``(n, m)``; the gradient is a product with ones and zeros, which in a graph costs less than sums
+    into rows that indices name.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.n_rows = rows.shape[0]
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        every = torch.arange(ctx.n_rows, device=index.device).unsqueeze(1)
+        return (every == index).to(grad.dtype) @ grad, None
+
+
 def pair_products(rows: Tensor, pairs: Pairs) -> Tensor:
     """Return ``x_a(k) x_b(k)``, ``(n_pairs, …)`` of rows ``(n, …)``."""
     if recorded():
-        return rows.index_select(0, pairs.first) * rows.index_select(0, pairs.second)
+        return chosen(rows, pairs.first) * chosen(rows, pairs.second)
     product: Tensor = _Square.apply(rows, pairs)
     return product
 

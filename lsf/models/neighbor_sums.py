@@ -43,21 +43,22 @@ class MessageMoments(Moments):
     def __init__(self, blocks: EdgeBlocks, groups: tuple[Group, ...], n_channels: int) -> None:
         super().__init__()
         self.blocks, self.groups, self.n_channels = blocks, groups, n_channels
-        self._kept_radial: dict[int, Tensor] = {}
         self._held: Scratch | None = None
+        self._kept_tangent: tuple[Inputs | None, Tensor | None] = None, None
 
-    def outputs(self, inputs: Inputs) -> list[Tensor]:
+    def shapes(self, inputs: Inputs) -> list[tuple[int, ...]]:
         """Return per group ``(n_atoms, 2 l2 + 1, paths · (2 l1 + 1) · n_channels)``."""
         n_atoms = inputs.features.shape[0]
-        return [
-            inputs.features.new_empty((n_atoms, 2 * g.l2 + 1, g.paths * g.size * self.n_channels))
-            for g in self.groups
-        ]
+        return [(n_atoms, 2 * g.l2 + 1, g.paths * g.size * self.n_channels) for g in self.groups]
+
+    def kept_memory(self, inputs: Inputs) -> list[Tensor]:
+        """Return memory for the radial weights of all slots."""
+        return [inputs.last.new_empty((inputs.harmonics.shape[0], inputs.last.shape[1]))]
 
     def forward(self, block: Block, hidden: Tensor, inputs: Inputs, out: Sequence[Tensor]) -> None:
         """Write the sums of a block."""
         scratch = self._scratch(hidden)
-        radial = self._weights(block, hidden, inputs.last)
+        radial = self._weights(block, hidden, inputs.last, True)
         features = self._gather("features", inputs.features, block)
         for group, result in zip(self.groups, out, strict=True):
             message = self._message(scratch, group, radial)
@@ -102,7 +103,7 @@ class MessageMoments(Moments):
         """Write the tangents of a block's sums."""
         scratch = self._scratch(hidden[0])
         radial = self._weights(block, hidden[0], inputs.last)
-        radial_tangent = self._radial("radial_tangent", hidden[1], inputs.last)
+        radial_tangent = self._tangent_weights(block, hidden[1], inputs, tangents, True)
         features = self._gather("features", inputs.features, block)
         features_tangent = self._gather("features_tangent", tangents.features, block)
         for group, result in zip(self.groups, out, strict=True):
@@ -127,7 +128,7 @@ class MessageMoments(Moments):
         """Write the gradients of a block's sums and of their tangents."""
         scratch = self._scratch(hidden[0])
         radial = self._weights(block, hidden[0], inputs.last)
-        radial_tangent = self._radial("radial_tangent", hidden[1], inputs.last)
+        radial_tangent = self._tangent_weights(block, hidden[1], inputs, tangents, False)
         features = self._gather("features", inputs.features, block)
         features_tangent = self._gather("features_tangent", tangents.features, block)
         by_radial, by_tangent = (scratch(name, *radial.shape) for name in ("by_radial", "by_tangent"))
@@ -156,7 +157,7 @@ class MessageMoments(Moments):
     def plain(self, inputs: Inputs, hidden: Tensor) -> list[Tensor]:
         """Return the sums by differentiable operations."""
         radial = hidden @ inputs.last
-        features = torch.nn.functional.embedding(self.blocks.senders, inputs.features)
+        features = torch.nn.functional.embedding(self.blocks.tables.sender_of_slot, inputs.features)
         features = features.view(features.shape[0], -1, self.n_channels)
         results = []
         for group in self.groups:
@@ -169,21 +170,33 @@ class MessageMoments(Moments):
             self._held = Scratch(like)
         return self._held
 
-    def _weights(self, block: Block, hidden: Tensor, last: Tensor) -> Tensor:
-        """Return the radial weights of a block's paths, from the forward pass if they were kept."""
-        if block.first in self._kept_radial:
-            return self._kept_radial[block.first]
+    def _weights(self, block: Block, hidden: Tensor, last: Tensor, first: bool = False) -> Tensor:
+        """Return the radial weights of a block's paths, from the ``first`` pass if they are kept."""
         if not self.keep:
             return self._radial("radial", hidden, last)
-        self._kept_radial[block.first] = hidden @ last
-        return self._kept_radial[block.first]
+        rows = self.kept[-1][block.slots]
+        return torch.mm(hidden, last, out=rows) if first else rows
+
+    def _tangent_weights(
+        self, block: Block, hidden: Tensor, inputs: Inputs, tangents: Inputs, first: bool
+    ) -> Tensor:
+        """Return their tangents, from the ``first`` of two passes if they are kept."""
+        known, memory = self._kept_tangent
+        if first and self.keep and known is not tangents:
+            (memory,) = self.kept_memory(inputs)
+            self._kept_tangent = known, memory = tangents, memory
+        # another pass may have put its own in their place
+        if memory is None or known is not tangents:
+            return self._radial("radial_tangent", hidden, inputs.last)
+        rows = memory[block.slots]
+        return torch.mm(hidden, inputs.last, out=rows) if first else rows
 
     def _radial(self, name: str, hidden: Tensor, last: Tensor) -> Tensor:
         out = self._scratch(hidden)(name, hidden.shape[0], last.shape[1])
         return torch.mm(hidden, last, out=out)
 
     def _gather(self, name: str, features: Tensor, block: Block) -> Tensor:
-        senders = self.blocks.senders[block.slots]
+        senders = self.blocks.tables.sender_of_slot[block.slots]
         out = self._scratch(features)(name, senders.shape[0], features.shape[1])
         return torch.index_select(features, 0, senders, out=out).view(out.shape[0], -1, self.n_channels)
 
@@ -195,7 +208,7 @@ class MessageMoments(Moments):
 
     def _scatter(self, by_features: Tensor, into: Tensor, block: Block) -> None:
         """Add the gradients of gathered features to those of the senders."""
-        into.index_add_(0, self.blocks.senders[block.slots], by_features.flatten(1))
+        into.index_add_(0, self.blocks.tables.sender_of_slot[block.slots], by_features.flatten(1))
 
     def _message(self, scratch: Scratch, group: Group, radial: Tensor) -> Tensor:
         return scratch("message", radial.shape[0], group.paths, group.size, self.n_channels)
@@ -230,10 +243,9 @@ class ElementMoments(Moments):
         self.blocks, self.elements = blocks, elements
         self.n_atoms, self.width = n_atoms, width
 
-    def outputs(self, inputs: Inputs) -> list[Tensor]:
+    def shapes(self, inputs: Inputs) -> list[tuple[int, ...]]:
         """Return ``(n_atoms, n_elements · (max_ell + 1)², width)``."""
-        rows = self.elements.shape[1] * inputs.harmonics.shape[1]
-        return [inputs.basis.new_empty((self.n_atoms, rows, self.width))]
+        return [(self.n_atoms, self.elements.shape[1] * inputs.harmonics.shape[1], self.width)]
 
     def forward(self, block: Block, hidden: Tensor, inputs: Inputs, out: Sequence[Tensor]) -> None:
         """Write the sums of a block."""

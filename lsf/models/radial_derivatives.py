@@ -43,6 +43,12 @@ class HiddenLayers:
             self.after.append(torch.nn.functional.silu(self.before[-1]))
         return self.after[-1]
 
+    def fill(self) -> None:
+        """Do the same in the memory of ``before`` and ``after``."""
+        for layer, weight in enumerate(self.weights):
+            torch.mm(self.after[layer], weight, out=self.before[layer])
+            torch.ops.aten.silu.out(self.before[layer], out=self.after[layer + 1])
+
     def backward(
         self, grad: Tensor, by_weight: list[Tensor], basis: bool, kept: list[Tensor] | None = None
     ) -> Tensor:
@@ -112,21 +118,27 @@ class HiddenLayers:
 class HiddenRows:
     """The hidden layers of all rows of a basis, some rows at a time.
 
-    ``last`` (n_rows, width) are the values of the last one.
+    ``last`` (n_rows, width) are the values of the last one. ``values`` are those of all layers, before and
+    after silu: they need not be computed where an earlier pass did so.
     """
 
-    def __init__(self, basis: Tensor, weights: Sequence[Tensor]) -> None:
+    def __init__(self, basis: Tensor, weights: Sequence[Tensor], values: Sequence[Tensor] = ()) -> None:
+        self.values = list(values) or [
+            basis.new_empty((len(basis), weight.shape[1])) for weight in weights for _ in range(2)
+        ]
+        self.last = self.values[-1]
         widest = max(weight.shape[1] for weight in weights)
         limit = CHUNK_BYTES.get(basis.device.type, CHUNK_BYTES["cuda"])
         step = max(1, limit // (widest * basis.element_size()))
         self._chunks: list[tuple[slice, HiddenLayers]] = []
-        parts = []
         for first in range(0, len(basis), step):
-            layers = HiddenLayers(weights)
             rows = slice(first, first + step)
-            parts.append(layers.forward(basis[rows]))
+            layers = HiddenLayers(weights)
+            layers.before = [value[rows] for value in self.values[::2]]
+            layers.after = [basis[rows], *(value[rows] for value in self.values[1::2])]
+            if not values:
+                layers.fill()
             self._chunks.append((rows, layers))
-        self.last = torch.cat(parts)
 
     def backward(
         self, grad: Tensor, by_weight: list[Tensor], out: Tensor, keep: bool

@@ -13,7 +13,9 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
+from lsf.data.graph import GraphTensors
 from lsf.errors import LsfError
+from lsf.models.blocks import EdgeTables, edge_blocks
 
 Function = Callable[..., tuple[Tensor, ...]]
 Sizes = tuple[str | int, ...]
@@ -36,6 +38,15 @@ class Recorded(NamedTuple):
 
     module: GraphModule
     inputs: list[Tensor]
+
+
+def recorded_inputs(graph: GraphTensors, names: Sequence[str], itemsize: int = 8) -> tuple[Tensor, ...]:
+    """Return the tensors of these names, of a batch or of its blocks for numbers of ``itemsize`` bytes."""
+    tensors = graph._asdict()
+    if set(names) & set(EdgeTables._fields):
+        blocks = edge_blocks(graph.edge_index, graph.neighbor_slots, graph.unit_shifts, itemsize)
+        tensors |= blocks.tables._asdict()
+    return tuple(tensors[name] for name in names)
 
 
 def record(

@@ -61,9 +61,13 @@ def package(path, metadata, name=METADATA_FILE):
     [
         ({"format": "other"}, "a package, but not a model exported by lsf"),
         ({"format": "lsf-aoti", "format_version": 99, "lsf_version": "9"}, "in format 99; .* update lsf"),
+        (
+            {"format": "lsf-aoti", "format_version": 1, "lsf_version": "0.1"},
+            "of format 1, by lsf 0.1; .* export the model again",
+        ),
     ],
 )
-def test_foreign_and_newer_packages_are_refused(tmp_path, metadata, message):
+def test_foreign_older_and_newer_packages_are_refused(tmp_path, metadata, message):
     with pytest.raises(ModelFileError, match=message):
         read_metadata(package(tmp_path / "small.pt2", metadata))
 
@@ -82,7 +86,7 @@ def test_missing_and_damaged_files_are_refused(tmp_path):
 def written(tmp_path_factory):
     """A package of a small model and that model."""
     folder = tmp_path_factory.mktemp("aoti")
-    more = "num_interactions = 1\ncorrelation = 1"
+    more = "num_interactions = 2\ncorrelation = 1"
     loaded = lsf.load(model_file(folder, boundary="auto", more=more, settings='backend = "mesh"'))
     told = export_aoti(loaded, folder / "small.pt2", AotiOptions())
     return loaded, folder / "small.pt2", told

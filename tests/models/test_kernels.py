@@ -187,9 +187,10 @@ def test_blocks_hold_every_edge_once_whatever_the_degrees(monkeypatch, sparing):
     n_edges = edge_index.shape[1]
     blocks = edge_blocks(edge_index, neighbor_slots(edge_index, 30), sparing=sparing)
     assert len(blocks.blocks) > (6 if sparing else 3)
-    assert sorted(blocks.edges[blocks.edges < n_edges].tolist()) == list(range(n_edges))
-    assert len(blocks.edges) < 1.3 * n_edges + 30  # a table as wide as the highest degree has many more
-    ones = blocks.gather(torch.ones(n_edges, 1))
+    edges = blocks.tables.edge_of_slot
+    assert sorted(edges[edges < n_edges].tolist()) == list(range(n_edges))
+    assert len(edges) < 1.3 * n_edges + 30  # a table as wide as the highest degree has many more
+    ones = blocks.in_slots(torch.ones(n_edges, 1))
     degrees = blocks.unsort(blocks.summed(ones, ones))[:, 0, 0]
     assert degrees.tolist() == torch.bincount(edge_index[1], minlength=30).tolist()
     assert len(positions) == sum(block.n_atoms for block in blocks.blocks)
