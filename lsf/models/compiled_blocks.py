@@ -16,7 +16,7 @@ from lsf.models.moments import Inputs
 from lsf.models.neighbor_sums import Group, MessageMoments
 from lsf.models.recorded import Recorded, Sizes, record
 
-SLOTS: Final = 192
+SLOTS: Final = 256
 """Slots of a compiled block at most in float64, unless one atom alone has more: what a core's own cache holds
 of them. Compiled blocks are few calls each."""
 
@@ -65,7 +65,7 @@ class CompiledMessages(MessageMoments):
         """Write the gradients of a block."""
         values = self._values(block, self._weights(block, hidden, inputs.last), inputs)
         found = self._call("backward", *values, *(part[block.atoms] for part in grad))
-        by_features, by_radial, by_y = (part.flatten(0, 1) for part in found)
+        by_features, by_radial, by_y = _flat(found)
         self._scatter(by_features, into.features, block)
         if into.last.numel():
             into.last.addmm_(hidden.T, by_radial)
@@ -98,7 +98,7 @@ class CompiledMessages(MessageMoments):
         name = "second_of_all" if into.harmonics.numel() else "second"
         g = [part[block.atoms] for parts in grads for part in parts]
         found = self._call(name, *self._both(block, hidden, inputs, tangents, False), *g)
-        by_features, by_radial, by_tangent, *by_y = (part.flatten(0, 1) for part in found)
+        by_features, by_radial, by_tangent, *by_y = _flat(found)
         self._scatter(by_features, into.features, block)
         into.last.addmm_(hidden[0].T, by_radial).addmm_(hidden[1].T, by_tangent)
         for part in by_y:
@@ -113,12 +113,12 @@ class CompiledMessages(MessageMoments):
             result[block.atoms] = value
 
     def _values(self, block: Block, radial: Tensor, inputs: Inputs) -> list[Tensor]:
-        shape = block.n_atoms, block.width
+        shape, slots = (block.n_atoms, block.width), block.slots
         return [
-            radial.unflatten(0, shape),
-            inputs.harmonics[block.slots].unflatten(0, shape),
+            radial.view(*shape, -1),
+            inputs.harmonics[slots].view(*shape, -1),
             inputs.features,
-            self.blocks.tables.sender_of_slot[block.slots].unflatten(0, shape),
+            self.blocks.tables.sender_of_slot[slots].view(shape),
         ]
 
     def _both(
@@ -126,9 +126,14 @@ class CompiledMessages(MessageMoments):
     ) -> list[Tensor]:
         shape = block.n_atoms, block.width
         radial = self._weights(block, hidden[0], inputs.last)
-        dradial = self._tangent_weights(block, hidden[1], inputs, tangents, first).unflatten(0, shape)
-        dy = tangents.harmonics[block.slots].unflatten(0, shape)
+        dradial = self._tangent_weights(block, hidden[1], inputs, tangents, first).view(*shape, -1)
+        dy = tangents.harmonics[block.slots].view(*shape, -1)
         return [*self._values(block, radial, inputs), dradial, dy, tangents.features]
+
+
+def _flat(found: Sequence[Tensor]) -> list[Tensor]:
+    """Return results (A, W, n) of slots as rows."""
+    return [part.view(-1, part.shape[2]) for part in found]
 
 
 class BlockGraph(NamedTuple):
