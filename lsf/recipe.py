@@ -279,8 +279,8 @@ class Training:
         default="constant",
     )
     compile: bool = option(
-        "Whether the network's part of training steps is compiled, which takes minutes at the start of a run "
-        "and a C++ compiler. What it gives is compared with the native kernels before it is used.",
+        "Whether what training steps compute on edges is compiled, which takes a minute or two at the start "
+        "of a run and a C++ compiler. What it gives is compared with the native kernels in the first step.",
         default=False,
     )
     optimizer: Component = component(

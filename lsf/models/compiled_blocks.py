@@ -150,7 +150,8 @@ def block_graph(functions: BlockFunctions, name: str, like: Sequence[Tensor], wh
     ``like`` are any arguments of it, which tell what does not vary. Errors name ``what``.
     """
     function: BlockFunction = getattr(functions, name)
-    numbers = {"n_atoms": 7, "n_block": 3, "n_slots": 5}
+    # of the size blocks have: compilers choose by it what to do in parallel
+    numbers = {"n_atoms": 199, "n_block": 3, "n_slots": 85}
     slots: Sizes = "n_block", "n_slots"
     leading: list[Sizes] = [slots, slots, ("n_atoms",), slots]
     leading += [] if name in ("forward", "backward") else [slots, slots, ("n_atoms",)]

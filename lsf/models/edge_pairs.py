@@ -21,9 +21,7 @@ def radial_rows(edge_index: Tensor, unit_shifts: Tensor | None, n_atoms: int) ->
     That is without shifts, where an edge has no counterpart, and where pairs cannot be numbered.
     """
     n_edges = edge_index.shape[1]
-    ends = None
-    if unit_shifts is not None and _countable(n_atoms, _farthest(unit_shifts)):
-        ends = two_directions(edge_index, unit_shifts, n_atoms)
+    ends = None if unit_shifts is None else two_directions(edge_index, unit_shifts, n_atoms)
     if ends is None:
         every = torch.arange(n_edges + 1, device=edge_index.device)
         return RadialRows(every[:-1], every)
@@ -36,14 +34,14 @@ def radial_rows(edge_index: Tensor, unit_shifts: Tensor | None, n_atoms: int) ->
 def two_directions(edge_index: Tensor, unit_shifts: Tensor, n_atoms: int) -> tuple[Tensor, Tensor] | None:
     """Return the edges of one direction and, in the same order, their counterparts.
 
-    ``unit_shifts`` (n_edges, 3) are whole numbers. None where an edge has no counterpart. Raises
-    ``ValueError`` where pairs cannot be numbered in 63 bits.
+    ``unit_shifts`` (n_edges, 3) are whole numbers. None where an edge has no counterpart, and where pairs
+    cannot be numbered in 63 bits.
     """
     sender, receiver = edge_index[0], edge_index[1]
     shifts = unit_shifts.round().to(torch.int64)
     most = _farthest(unit_shifts)
-    if not _countable(n_atoms, most):
-        raise ValueError(f"{n_atoms} atoms across {most} cells are more than pairs can be counted for")
+    if n_atoms**2 * (2 * most + 1) ** 3 >= 1 << 63:
+        return None
 
     def key(first: Tensor, second: Tensor, shift: Tensor) -> Tensor:
         number = first * n_atoms + second
@@ -59,8 +57,3 @@ def two_directions(edge_index: Tensor, unit_shifts: Tensor, n_atoms: int) -> tup
 
 def _farthest(unit_shifts: Tensor) -> int:
     return round(float(unit_shifts.abs().max())) if unit_shifts.numel() else 0
-
-
-def _countable(n_atoms: int, most: int) -> bool:
-    """Return whether every (sender, receiver, shift) has a number of 63 bits."""
-    return n_atoms**2 * (2 * most + 1) ** 3 < 1 << 63
