@@ -1,8 +1,8 @@
 """Sums over neighbours as operations that compilers do not look into.
 
 A recorded graph calls them like matrix products. They work block by block in the processor's cache, as
-outside of graphs: written out as loops over all edges, they are bound by memory. What backward passes need
-again is among the results.
+outside of graphs: written out as loops over all edges, they are bound by memory. What the backward pass needs
+again is among the results. Once differentiable, by all but weights.
 """
 
 from __future__ import annotations
@@ -113,33 +113,29 @@ def _(
 @torch.library.custom_op("lsf::neighbor_sums_backward", mutates_args=())
 def _sums_backward(
     name: str,
-    weights_too: bool,
     tables: Sequence[Tensor],
     inputs: Sequence[Tensor],
     weights: Sequence[Tensor],
     kept: Sequence[Tensor],
     grad: Sequence[Tensor],
 ) -> list[Tensor]:
-    """Return the gradients of basis, harmonics and features, and with ``weights_too`` those of weights."""
+    """Return the gradients of basis, harmonics and features."""
     values = Inputs(*inputs)
     moments = _in_blocks(name, tables, values, weights)
     moments.kept = list(kept)
     grad = [part.contiguous() for part in grad]
-    into, by_weight, _ = moments.gradients(values, weights, grad, Wanted(True, weights_too, False))
-    return [*into, *by_weight] if weights_too else [*into[:3]]
+    into = moments.gradients(values, weights, grad, Wanted(True, False, False)).inputs
+    return [into.basis, into.harmonics, into.features]
 
 
 @_sums_backward.register_fake
 def _(
     name: str,  # noqa: ARG001
-    weights_too: bool,
     tables: Sequence[Tensor],  # noqa: ARG001
     inputs: Sequence[Tensor],
-    weights: Sequence[Tensor],
     *_: Any,
 ) -> list[Tensor]:
-    wanted = [*inputs, *weights] if weights_too else [*inputs[:3]]
-    return [value.new_empty(value.shape) for value in wanted]
+    return [value.new_empty(value.shape) for value in inputs[:3]]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -147,7 +143,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     ctx.sizes = len(tables), len(values), len(weights)
     n_sums = len(_moments(ctx.name, tables, weights).shapes(Inputs(*values)))
     ctx.shapes = [part.shape for part in output[:n_sums]]
-    ctx.weights_too = any(value.requires_grad for value in (values[3], *weights))
+    if any(value.requires_grad for value in (values[3], *weights)):
+        raise ValueError("sums over neighbours have no gradients by weights in a recorded graph")
     ctx.save_for_backward(*tables, *values, *weights, *output[n_sums:])
     ctx.set_materialize_grads(False)
 
@@ -159,12 +156,8 @@ def _backward(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
         values[0].new_zeros(shape) if part is None else part
         for part, shape in zip(grads, ctx.shapes, strict=False)
     ]
-    # With create_graph only forces are asked for: gradients of weights would be thrown away.
-    weights_too = ctx.weights_too and not torch.is_grad_enabled()
-    found = _sums_backward(ctx.name, weights_too, tables, values, weights, list(saved), grad)
-    nothing = [None] * (len(values) + len(weights) - len(found))
-    of_inputs = [*found, *nothing]
-    return None, [None] * len(tables), of_inputs[: len(values)], of_inputs[len(values) :]
+    found = _sums_backward(ctx.name, tables, values, weights, list(saved), grad)
+    return None, [None] * len(tables), [*found, None], [None] * len(weights)
 
 
 _sums.register_autograd(_backward, setup_context=_keep)
