@@ -7,7 +7,7 @@ mace-torch (requirements.txt) runs in .venv-mace, made on the first call. Both s
 3, correlation 3, two interactions and r_max 6 Å, in structures of water at 0.1 atoms/Å³ unless a row says
 otherwise, and are measured in turns: CPU time of one thread, medians. "tuned" sets glibc's allocator to keep
 freed memory, on both sides. Memory is the growth of the process's peak. --quick is smaller and has one round.
-The part compiled, left out by --quick, compiles for a quarter of an hour. The parts growth, rate and epoch
+The part compiled, left out by --quick, compiles for some minutes. The parts growth, rate and epoch
 have no bars: how the time grows, operations per second, and what an epoch of `lsf run` is spent on.
 """
 
