@@ -22,7 +22,7 @@ class GraphTensors(NamedTuple):
     positions: Tensor  # (n_atoms, 3) Å, unwrapped as given
     cell: Tensor  # (n_graphs, 3, 3) Å, rows are lattice vectors
     species: Tensor  # (n_atoms,) int64 index into the model's species
-    present_species: Tensor  # (n_present,) int64 species that occur in this batch
+    present_species: Tensor  # (n_present,) int64 species of every group of atoms, rising
     species_slots: Tensor  # (n_present, n_slots) int64 atoms of each; n_atoms pads
     species_place: Tensor  # (n_atoms,) int64 flat position of every atom in species_slots
     edge_index: Tensor  # (2, n_edges) int64: sender, receiver; sorted by receiver
@@ -93,18 +93,38 @@ def collate(graphs: Sequence[AtomGraph], labels: bool = True) -> Batch:
 
 
 def group_by_species(species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (present_species, species_slots, species_place) of species indices ``(n_atoms,)``."""
+    """Return (present_species, species_slots, species_place) of species indices ``(n_atoms,)``.
+
+    A frequent species has several groups, one after the other, so that rare ones leave few slots empty.
+    """
     n_atoms = species.shape[0]
     present, local, counts = torch.unique(species, return_inverse=True, return_counts=True)
     order = torch.argsort(local, stable=True)
     first = torch.cumsum(counts, 0) - counts
     rank = torch.empty_like(order)
     rank[order] = torch.arange(n_atoms, device=species.device) - first[local[order]]
-    width = int(counts.max())
-    place = local * width + rank
-    slots = torch.full((present.shape[0] * width,), n_atoms, dtype=torch.int64, device=species.device)
+    number_of: list[int] = counts.tolist()
+    width = group_width(number_of)
+    n_groups = torch.div(counts + (width - 1), width, rounding_mode="floor")
+    place = (torch.cumsum(n_groups, 0) - n_groups)[local] * width + rank
+    slots = torch.full((int(n_groups.sum()) * width,), n_atoms, dtype=torch.int64, device=species.device)
     slots[place] = torch.arange(n_atoms, device=species.device)
-    return present, slots.reshape(-1, width), place
+    return present.repeat_interleave(n_groups), slots.reshape(-1, width), place
+
+
+def group_width(counts: list[int], most_groups: int = 4, atoms_per_group: int = 16) -> int:
+    """Return how many atoms of one species a group holds at most, for so many atoms of each.
+
+    The most frequent species has ``most_groups`` at most; a group costs as much as ``atoms_per_group`` more.
+    """
+    best, least = 1, -1
+    for pieces in range(1, most_groups + 1):
+        width = (max(counts) + pieces - 1) // pieces
+        n_groups = sum([(count + width - 1) // width for count in counts])
+        work = n_groups * (width + atoms_per_group)
+        if least < 0 or work < least:
+            best, least = width, work
+    return best
 
 
 def species_index(atomic_numbers: Tensor, known: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ def batched(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
 
 
 def species_tables(species: Array) -> dict[str, Array]:
-    """Return the atoms of every element that occurs, as :func:`lsf.data.graph.group_by_species` does."""
+    """Return the atoms of every element that occurs, in one group each."""
     present, local, counts = np.unique(species, return_inverse=True, return_counts=True)
     order = np.argsort(local, kind="stable")
     first = np.cumsum(counts) - counts

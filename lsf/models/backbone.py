@@ -30,8 +30,8 @@ class RecordedEdges(NamedTuple):
 class SpeciesGroups:
     """Atoms grouped by species: the table that turns per-species weights into one product each.
 
-    ``present`` (n_present,) species indices that occur, ``slots`` (n_present, n_slots) atom indices
-    (n_atoms pads), ``place`` (n_atoms,) flat position of every atom in ``slots``.
+    ``present`` (n_present,) species index of every group, rising, ``slots`` (n_present, n_slots) atom
+    indices (n_atoms pads), ``place`` (n_atoms,) flat position of every atom in ``slots``.
     """
 
     def __init__(self, present: Tensor, slots: Tensor, place: Tensor) -> None:
@@ -49,10 +49,11 @@ class SpeciesGroups:
 
         (None, None) where atoms of a species differ in ``inputs`` (n_atoms, n), or species are many.
         """
-        if not 0 < self.present.shape[0] <= ELEMENTS_AT_MOST:
+        new = torch.cat([torch.ones_like(self.present[:1]), self.present.diff().clamp(max=1)])
+        element = (new.cumsum(0) - 1)[torch.div(self.place, self.slots.shape[1], rounding_mode="floor")]
+        first = self.slots[new > 0, 0]
+        if not 0 < first.shape[0] <= ELEMENTS_AT_MOST:
             return None, None
-        first = self.slots[:, 0]
-        element = torch.div(self.place, self.slots.shape[1], rounding_mode="floor")
         same = torch.equal(inputs, inputs.index_select(0, first.index_select(0, element)))
         return (first, element) if same else (None, None)
 
@@ -228,6 +229,7 @@ class Backbone(nn.Module):
         current = initial
         neighborhood = Neighborhood(edges.edge_index, edges.harmonics, edges.radial_basis, neighbor_slots)
         neighborhood.unit_shifts = edges.unit_shifts
+        neighborhood.lengths, neighborhood.radial_slopes = edges.lengths, edges.radial_slopes
         kernel = self.interactions[0].kernel
         neighborhood.sparing, by_element = kernel.recompute, kernel.sums_by_element
         if recorded is not None:
