@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lsf.export.package import LoadedModel
 
 FORMAT: Final = "lsf-aoti"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 METADATA_FILE: Final = "extra/lsf.json"
 """Name of the metadata inside the archive's one folder."""
 

@@ -123,10 +123,11 @@ def _exported(graph: FlatGraph) -> ExportedProgram:
 def _block_programs(graph: FlatGraph) -> dict[str, ExportedProgram]:
     """Return the programs of what the sums of a graph compute on a block of edges."""
     programs = {}
-    for number, (functions, like) in enumerate(block_arguments(graph.module)):
+    for number, (functions, arguments) in enumerate(block_arguments(graph.module)):
         for name in BLOCK_FUNCTIONS:
-            block = block_graph(functions, name, like if name == "backward" else like[:4], "the package")
-            dims = {size: Dim(size, min=1) for size in ("n_atoms", "n_block", "n_slots")}
+            block = block_graph(functions, name, arguments[name], "the package")
+            names = {size for sizes in block.sizes for size in sizes if isinstance(size, str)}
+            dims = {size: Dim(size, min=1) for size in names}
             shapes = tuple(
                 {axis: dims[size] for axis, size in enumerate(sizes) if isinstance(size, str)}
                 for sizes in block.sizes

@@ -1,15 +1,16 @@
 """What is computed on a block of edges, as functions of tensors: what compilers are given.
 
-They return what the methods of :class:`lsf.models.neighbor_sums.MessageMoments` write, but for matrix
-products with radial weights, and say what is computed but not how. Arguments (A atoms, W slots each):
+They say what is computed but not how. Arguments (A atoms, W slots each):
 
 =========  ==============================================  ==========================================
 name       shape                                           what it is
 =========  ==============================================  ==========================================
 radial     (A, W, n_paths · n_channels)                    radial weights of all paths
+slopes     (A, W, n_paths · n_channels)                    their derivatives by the length
 y          (A, W, (max_ell + 1)²)                          harmonics
 features   (n_atoms, n_components · n_channels)            of all atoms
 senders    (A, W) int64                                    whose features a slot takes
+lengths    (A, W)                                          tangents of the lengths
 grad       per group (A, 2 l2 + 1, paths · (2 l1 + 1) · n_channels)
 =========  ==============================================  ==========================================
 
@@ -47,31 +48,40 @@ class BlockFunctions:
         )
 
     def backward(
-        self, radial: Tensor, y: Tensor, features: Tensor, senders: Tensor, *grad: Tensor
+        self,
+        radial: Tensor,
+        slopes: Tensor,
+        y: Tensor,
+        features: Tensor,
+        senders: Tensor,
+        *grad: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Return gradients of gathered features, radial weights and harmonics."""
-        all_r, h = self._by_path(radial), self._gathered(features, senders)
-        by_features, by_radial, by_y = _Columns(h.shape[3]), [], _Columns(y.shape[2])
+        """Return gradients of gathered features (A, W, n), lengths (A, W) and harmonics."""
+        all_r, all_s = self._by_path(radial), self._by_path(slopes)
+        h = self._gathered(features, senders)
+        by_features, by_lengths, by_y = _Columns(h.shape[3]), [], _Columns(y.shape[2])
         for group, g in zip(self.groups, grad, strict=True):
-            r, f, by_sum = self._of_radial(all_r, group), self._of_features(h, group), self._by_sum(group, g)
+            r, s = self._of_radial(all_r, group), self._of_radial(all_s, group)
+            f, by_sum = self._of_features(h, group), self._by_sum(group, g)
             u = self._messages(group, y, by_sum)
             by_features.add(group.component, (u * r).sum(2))
-            by_radial.append((u * f).sum(3))
+            by_lengths.append((u * f * s).sum((2, 3, 4)))
             by_y.add(group.angular.start, ((r * f).unsqueeze(2) * by_sum).sum((3, 4, 5)))
-        return by_features.joined().flatten(2), torch.cat(by_radial, 2).flatten(2), by_y.joined()
+        return by_features.joined().flatten(2), sum(by_lengths[1:], by_lengths[0]), by_y.joined()
 
     def tangents(
         self,
         radial: Tensor,
+        slopes: Tensor,
         y: Tensor,
         features: Tensor,
         senders: Tensor,
-        dradial: Tensor,
+        dlengths: Tensor,
         dy: Tensor,
         dfeatures: Tensor,
     ) -> tuple[Tensor, ...]:
         """Return the tangents of the sums per group."""
-        all_r, all_dr = self._by_path(radial), self._by_path(dradial)
+        all_r, all_dr = self._by_path(radial), self._moved(slopes, dlengths)
         h, dh = self._gathered(features, senders), self._gathered(dfeatures, senders)
         found = []
         for group in self.groups:
@@ -80,27 +90,27 @@ class BlockFunctions:
             found.append(self._summed([(dy, r * f), (y, dr * f + r * df)], group))
         return tuple(found)
 
-    def second(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+    def second(
+        self,
+        radial: Tensor,
+        slopes: Tensor,
+        y: Tensor,
+        features: Tensor,
+        senders: Tensor,
+        dlengths: Tensor,
+        dy: Tensor,
+        dfeatures: Tensor,
+        *grads: Tensor,
+    ) -> tuple[Tensor, ...]:
         """Return gradients of ``<grad, tangents of the sums> + <dgrad, sums>``.
 
         Arguments are those of :meth:`tangents`, and then ``grad`` and ``dgrad`` of all groups. Results are
-        gradients of gathered features, radial weights and their tangents.
+        gradients of gathered features, and those of radial weights and of slopes side by side.
         """
-        return self._second(False, arguments[:7], arguments[7:])
-
-    def second_of_all(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        """Return those of the harmonics, too, as the last one."""
-        return self._second(True, arguments[:7], arguments[7:])
-
-    def _second(
-        self, geometry: bool, values: Sequence[Tensor], grads: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
-        radial, y, features, senders, dradial, dy, dfeatures = values
-        all_r, all_dr = self._by_path(radial), self._by_path(dradial)
+        all_r, all_dr = self._by_path(radial), self._moved(slopes, dlengths)
         h, dh = self._gathered(features, senders), self._gathered(dfeatures, senders)
-        by_radial, by_tangent = [], []
-        by_features, by_y = _Columns(h.shape[3]), _Columns(y.shape[2])
-        n_groups = len(self.groups)
+        by_radial, by_slopes, by_features = [], [], _Columns(h.shape[3])
+        n_groups, moved = len(self.groups), dlengths[:, :, None, None]
         for group, g, dg in zip(self.groups, grads[:n_groups], grads[n_groups:], strict=True):
             r, dr = self._of_radial(all_r, group), self._of_radial(all_dr, group)
             f, df = self._of_features(h, group), self._of_features(dh, group)
@@ -109,17 +119,16 @@ class BlockFunctions:
             w = self._messages(group, dy, by_tangents) + self._messages(group, y, by_sum)
             by_features.add(group.component, (u * dr + w * r).sum(2))
             by_radial.append((u * df + w * f).sum(3))
-            by_tangent.append((u * f).sum(3))
-            if geometry:
-                terms = (r * f).unsqueeze(2) * by_sum + (dr * f + r * df).unsqueeze(2) * by_tangents
-                by_y.add(group.angular.start, terms.sum((3, 4, 5)))
-        found = by_features.joined(), torch.cat(by_radial, 2), torch.cat(by_tangent, 2)
-        flat = tuple(value.flatten(2) for value in found)
-        return (*flat, by_y.joined()) if geometry else flat
+            by_slopes.append((u * f).sum(3) * moved)
+        return by_features.joined().flatten(2), torch.cat([*by_radial, *by_slopes], 2).flatten(2)
 
     def _by_path(self, radial: Tensor) -> Tensor:
         """Return ``(A, W, n_paths, 1, n_channels)``."""
         return radial.view(*radial.shape[:2], -1, 1, self.n_channels)
+
+    def _moved(self, slopes: Tensor, lengths: Tensor) -> Tensor:
+        """Return the tangents of the radial weights, ``(A, W, n_paths, 1, n_channels)``."""
+        return self._by_path(slopes) * lengths[:, :, None, None, None]
 
     def _gathered(self, features: Tensor, senders: Tensor) -> Tensor:
         """Return ``(A, W, 1, n_components, n_channels)``."""

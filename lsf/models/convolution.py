@@ -82,6 +82,7 @@ class Neighborhood:
     element differ, and after that layer. ``sparing`` asks for blocks that take less memory. With
     ``unit_shifts`` (n_edges, 3) radial functions are evaluated once for the two directions of a pair.
     ``tables`` are those of the blocks where they were made before: what a recorded graph is given.
+    ``lengths`` (n_edges,) and ``radial_slopes`` (n_edges, n_radial) are there for compiled code alone.
     """
 
     def __init__(
@@ -97,6 +98,8 @@ class Neighborhood:
         self.element: Tensor | None = None
         self.tables: EdgeTables | None = None
         self.unit_shifts: Tensor | None = None
+        self.lengths: Tensor | None = None
+        self.radial_slopes: Tensor | None = None
         self.sparing = False
 
     @cached_property
@@ -111,6 +114,20 @@ class Neighborhood:
     def basis_in_rows(self) -> Tensor:
         """Radial basis ``(n_rows, n_radial)`` that the blocks' rows point to; zero in the last one."""
         return self.blocks.in_rows(self.radial_basis)
+
+    @property
+    def with_slopes(self) -> bool:
+        """Whether radial functions come with their slopes, for sums of :mod:`lsf.models.sloped_sums`."""
+        return self.radial_slopes is not None
+
+    @cached_property
+    def slopes_in_rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Radial basis and its slopes ``(n_radial, n_rows)``, constants, and the lengths ``(n_rows,)``."""
+        assert self.lengths is not None
+        assert self.radial_slopes is not None
+        rows = [self.radial_basis.detach(), self.radial_slopes, self.lengths.unsqueeze(1)]
+        basis, slopes, lengths = (self.blocks.in_rows(values).T for values in rows)
+        return basis, slopes, lengths[0]
 
     @cached_property
     def harmonics_in_slots(self) -> Tensor:

@@ -19,6 +19,8 @@ class Edges(NamedTuple):
     harmonics: Tensor  # (n_edges, (max_ell + 1)²) in the model's dtype
     radial_basis: Tensor  # (n_edges, n_radial) in the model's dtype, zero from r_max on
     unit_shifts: Tensor | None = None  # (n_edges, 3) whole lattice translations, where they are known
+    lengths: Tensor | None = None  # (n_edges,) Å in the model's dtype, where slopes are asked for
+    radial_slopes: Tensor | None = None  # (n_edges, n_radial) 1/Å, derivatives of the radial basis by them
 
 
 def edge_geometry(
@@ -31,10 +33,12 @@ def edge_geometry(
     max_ell: int,
     dtype: torch.dtype,
     bond_lengths: Tensor | None = None,
+    slopes: bool = False,
 ) -> Edges:
     """Return the edges; differences of positions are taken in float64, the rest in ``dtype``.
 
-    ``bond_lengths`` (n_edges,) Å are what a radial basis with a transform needs.
+    ``bond_lengths`` (n_edges,) Å are what a radial basis with a transform needs. With ``slopes`` come
+    lengths and derivatives of the radial basis by them.
     """
     sender, receiver = edge_index[0], edge_index[1]
     edge_cell = cell.index_select(0, batch.index_select(0, receiver))
@@ -44,4 +48,8 @@ def edge_geometry(
     directions = (vectors / lengths.unsqueeze(-1)).to(dtype)
     harmonics = spherical_harmonics(directions, max_ell)
     bonds = None if bond_lengths is None else bond_lengths.to(dtype)
-    return Edges(edge_index, vectors, harmonics, radial(lengths.to(dtype), bonds), unit_shifts)
+    lengths = lengths.to(dtype)
+    edges = Edges(edge_index, vectors, harmonics, radial(lengths, bonds), unit_shifts)
+    if not slopes:
+        return edges
+    return edges._replace(lengths=lengths, radial_slopes=radial.slopes(lengths.detach(), bonds))

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from lsf.models.convolution import Convolution, Neighborhood, Radial
+from lsf.models.hidden_slopes import with_slopes
 from lsf.models.irreps import Irreps
 from lsf.models.kernels import Kernel, kernel_class
 from lsf.models.kernels.native import NativeKernel
 from lsf.models.linear import EquivariantLinear
-from lsf.models.moments import Inputs
+from lsf.models.moments import Inputs, summed
 from lsf.models.neighbor_sums import ElementMoments
 from lsf.models.opaque_sums import neighbor_sums
 from lsf.models.radial import SILU_SCALE, RadialNetwork
+from lsf.models.sloped_sums import ElementSums, SlopedInputs
 
 
 class Interaction(nn.Module):
@@ -96,11 +98,18 @@ class Interaction(nn.Module):
         weights = self.radial.scaled_weights()
         blocks = neighborhood.blocks
         n_atoms, width = neighborhood.slots.shape[0], weights[-1].shape[1]
-        moments = ElementMoments(blocks, neighborhood.elements_in_slots, n_atoms, width)
-        moments.keep = not self.kernel.recompute
-        edges = neighborhood.basis_in_rows, neighborhood.harmonics_in_slots
-        empty = initial.new_empty((0, 0))
-        (sums,) = neighbor_sums(moments, Inputs(*edges, empty, empty), weights)
+        harmonics, empty = neighborhood.harmonics_in_slots, initial.new_empty((0, 0))
+        elements = neighborhood.elements_in_slots
+        if neighborhood.with_slopes:
+            basis, slopes, lengths = neighborhood.slopes_in_rows
+            hidden = with_slopes(basis, slopes, weights)
+            inputs = SlopedInputs(*hidden, lengths, harmonics, empty, empty)
+            (sums,) = neighbor_sums(ElementSums(blocks, elements, n_atoms), inputs)
+        else:
+            moments = ElementMoments(blocks, elements, n_atoms, width)
+            moments.keep = not self.kernel.recompute
+            edges = Inputs(neighborhood.basis_in_rows, harmonics, empty, empty)
+            (sums,) = summed(moments, edges, weights)
         lifted = self.linear_up(initial).squeeze(1)
         by_element = sums.view(n_atoms, lifted.shape[0], -1, width)
         return blocks.unsort(self._down_by_element(by_element, lifted))

@@ -15,6 +15,7 @@ from lsf.electrostatics.field import field_energy
 from lsf.models.backbone import Backbone, RecordedEdges, SpeciesGroups
 from lsf.models.blocks import EdgeTables
 from lsf.models.charge_state import ChargeState
+from lsf.models.compiled_blocks import blocks_are_compiled
 from lsf.models.convolution import ELEMENTS_AT_MOST
 from lsf.models.geometry import edge_geometry
 from lsf.models.oxidation import NoMixer
@@ -204,6 +205,7 @@ class LocalSourceModel(nn.Module):
             self.max_ell,
             self.dtype,
             bonds,
+            slopes=tables is not None or blocks_are_compiled(),
         )
         groups = SpeciesGroups(graph.present_species, graph.species_slots, graph.species_place)
         initial, inputs = self._initial(graph)

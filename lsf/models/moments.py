@@ -61,6 +61,16 @@ def positions_kept_inside() -> Iterator[None]:
         positions.wanted = False
 
 
+def positions_context() -> _Positions:
+    """Return what says whether gradients of the geometry are still wanted."""
+    return getattr(_state, "positions", None) or _Positions()
+
+
+def weights_are_fixed() -> bool:
+    """Say whether gradients of the weights are left out."""
+    return bool(getattr(_state, "fixed", False))
+
+
 class Inputs(NamedTuple):
     """What a sum depends on; ``features`` and ``last`` are empty where a sum has none."""
 
@@ -97,7 +107,7 @@ class Moments(ABC):
     keep: bool = False
 
     def __init__(self) -> None:
-        self.positions: _Positions = getattr(_state, "positions", None) or _Positions()
+        self.positions = positions_context()
         self.later: _Later | None = None
         self.kept: list[Tensor] = []
         self._hidden: HiddenRows | None = None
@@ -200,8 +210,7 @@ class Moments(ABC):
 
 def summed(moments: Moments, inputs: Inputs, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return the sums over neighbours; ``weights`` are those of the hidden layers, scales included."""
-    fixed = getattr(_state, "fixed", False)
-    result: tuple[Tensor, ...] = _Sum.apply(moments, fixed, *inputs, *weights)
+    result: tuple[Tensor, ...] = _Sum.apply(moments, weights_are_fixed(), *inputs, *weights)
     return result[:-1]
 
 

@@ -96,6 +96,19 @@ class RadialBasis(nn.Module):
             r = self.transform(lengths, bond_lengths).unsqueeze(-1)
         return self.functions(r) * envelope
 
+    def slopes(self, lengths: Tensor, bond_lengths: Tensor | None = None) -> Tensor:
+        """Return the derivatives of all functions by the length, ``(n_edges, n_radial)`` in 1/Å.
+
+        They are the derivative by v of ``Σ_n v_n d/dr basis_n``, which is linear in v.
+        """
+        with torch.enable_grad():
+            r = lengths.detach().requires_grad_(True)
+            basis = self.forward(r, bond_lengths)
+            v = torch.zeros_like(basis).requires_grad_(True)
+            (along,) = torch.autograd.grad(basis, r, v, create_graph=True)
+            (slopes,) = torch.autograd.grad(along.sum(), v)
+        return slopes
+
     def functions(self, r: Tensor) -> Tensor:
         """Return the functions without envelope, ``(n_edges, n_radial)``, for ``r`` ``(n_edges, 1)``."""
         raise NotImplementedError

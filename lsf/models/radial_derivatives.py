@@ -14,6 +14,14 @@ CHUNK_BYTES: Final = {"cpu": 1 << 19, "cuda": 1 << 30}
 """Memory of one layer's values at a time, so that they stay in the cache. On a GPU, few large chunks."""
 
 
+def rows_at_once(n_rows: int, weights: Sequence[Tensor]) -> list[slice]:
+    """Return the rows of every chunk."""
+    widest = max(weight.shape[1] for weight in weights)
+    limit = CHUNK_BYTES.get(weights[0].device.type, CHUNK_BYTES["cuda"])
+    step = max(1, limit // (widest * weights[0].element_size()))
+    return [slice(first, first + step) for first in range(0, n_rows, step)]
+
+
 class Tangents(NamedTuple):
     """Tangents of the hidden layers; ``last`` is that of the last one."""
 
@@ -127,12 +135,8 @@ class HiddenRows:
             basis.new_empty((len(basis), weight.shape[1])) for weight in weights for _ in range(2)
         ]
         self.last = self.values[-1]
-        widest = max(weight.shape[1] for weight in weights)
-        limit = CHUNK_BYTES.get(basis.device.type, CHUNK_BYTES["cuda"])
-        step = max(1, limit // (widest * basis.element_size()))
         self._chunks: list[tuple[slice, HiddenLayers]] = []
-        for first in range(0, len(basis), step):
-            rows = slice(first, first + step)
+        for rows in rows_at_once(len(basis), weights):
             layers = HiddenLayers(weights)
             layers.before = [value[rows] for value in self.values[::2]]
             layers.after = [basis[rows], *(value[rows] for value in self.values[1::2])]

@@ -1,5 +1,7 @@
 """Functions of blocks, and sums as operations of a graph: the numbers of the native kernels."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -10,6 +12,8 @@ from lsf.export.graph import recorded
 from lsf.models import compiled_blocks as compiled
 from lsf.models.blocks import EdgeTables, edge_blocks
 from lsf.models.compiled_blocks import compiled_blocks
+from lsf.models.derivatives import evaluate
+from lsf.models.moments import positions_kept_inside
 from lsf.models.opaque_sums import block_arguments
 from lsf.models.recorded import recorded_inputs
 from tests.export.test_torchscript import batch, expected, model_file
@@ -25,6 +29,11 @@ MODELS = [
 ]
 
 
+def plain(functions, name, _):
+    """Find functions that nobody compiled."""
+    return getattr(functions, name)
+
+
 def same(found, reference, tolerance=1e-11):
     for value, other in zip(reference, found, strict=True):
         scale = max(1.0, float(value.abs().max()))
@@ -32,20 +41,31 @@ def same(found, reference, tolerance=1e-11):
 
 
 def gradients(model, graph, twice):
-    """Return energies, forces, and gradients of weights and positions of a sum of squares.
+    """Return energies, forces, and gradients of weights of a sum of squares.
 
     With ``twice`` the sums are differentiated along two cotangents first.
     """
-    positions = graph.positions.clone().requires_grad_(True)
-    found = model(*graph._replace(positions=positions))
-    (slope,) = torch.autograd.grad(found.energy.sum(), positions, create_graph=True)
-    total = slope.square().sum() + found.density.square().sum() + found.polarization.square().sum()
-    if twice:
-        (other,) = torch.autograd.grad(found.node_energy.cos().sum(), positions, create_graph=True)
-        total = total + other.pow(3).sum()
-    wanted = [value for value in model.parameters() if value.requires_grad] + [positions]
+    with positions_kept_inside():
+        positions = graph.positions.clone().requires_grad_(True)
+        found = model(*graph._replace(positions=positions))
+        (slope,) = torch.autograd.grad(found.energy.sum(), positions, create_graph=True)
+        total = slope.square().sum() + found.density.square().sum() + found.polarization.square().sum()
+        if twice:
+            (other,) = torch.autograd.grad(found.node_energy.cos().sum(), positions, create_graph=True)
+            total = total + other.pow(3).sum()
+    wanted = [value for value in model.parameters() if value.requires_grad]
     by = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
     return [value.detach() for value in (found.energy, slope, *by)]
+
+
+def of_energies(model, graph, positions):
+    """Return gradients of a function of the energies, by the weights and, if asked for, by positions."""
+    moved = graph._replace(positions=graph.positions.clone().requires_grad_(positions))
+    with positions_kept_inside() if not positions else nullcontext():
+        total = model(*moved).node_energy.cos().sum()
+    wanted = [value for value in model.parameters() if value.requires_grad]
+    wanted += [moved.positions] if positions else []
+    return torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
 
 
 @pytest.mark.parametrize("twice", [False, True])
@@ -68,7 +88,25 @@ def test_functions_of_blocks_give_the_numbers_of_the_native_kernels(
     monkeypatch.setattr(compiled, "SLOTS", 40)
     with compiled_blocks(find):
         same(gradients(loaded.model, graph, twice), native)
-    assert names == {"forward", "backward", "tangents", "second_of_all"}
+    assert names == {"forward", "backward", "tangents", "second"}
+
+
+@pytest.mark.parametrize("positions", [False, True])
+def test_energies_alone_have_gradients(tmp_path, positions):
+    loaded = lsf.load(model_file(tmp_path, boundary="auto"))
+    loaded.model.requires_grad_(True)
+    graph = graph_tensors(batch(loaded, STRUCTURES), loaded.model.species)
+    native = of_energies(loaded.model, graph, positions)
+    with compiled_blocks(plain):
+        same(of_energies(loaded.model, graph, positions), native)
+
+
+def test_second_derivatives_by_positions_are_refused(tmp_path):
+    loaded = lsf.load(model_file(tmp_path, boundary="auto"))
+    structure = batch(loaded, [water(1)])
+    assert evaluate(loaded.model, structure, ("hessian",))["hessian"].shape == (9, 9)
+    with compiled_blocks(plain), pytest.raises(RuntimeError, match="no second derivatives by positions"):
+        evaluate(loaded.model, structure, ("hessian",))
 
 
 def test_what_is_kept_for_two_cotangents_is_not_mixed_up(tmp_path):
@@ -88,7 +126,8 @@ def test_a_recorded_graph_gives_the_numbers_of_the_model(tmp_path, model, more):
     assert block_arguments(graph.module)
     for structures in (STRUCTURES, [water(1)], [water(1)[[0]]]):
         tensors = graph_tensors(batch(loaded, structures), loaded.model.species)
-        values = graph.module(*recorded_inputs(tensors, graph.inputs))
+        with compiled_blocks(plain):
+            values = graph.module(*recorded_inputs(tensors, graph.inputs))
         reference = expected(loaded, structures)
         assert set(graph.outputs) == set(reference)
         same(values, [reference[name] for name in graph.outputs])

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from lsf.models.compiled_blocks import message_moments
+from lsf.models.compiled_blocks import MessageSums
 from lsf.models.convolution import Messages, Neighborhood, Radial
+from lsf.models.hidden_slopes import with_slopes
 from lsf.models.kernels.grouped import GroupedKernel
-from lsf.models.moments import Inputs
+from lsf.models.moments import Inputs, summed
+from lsf.models.neighbor_sums import MessageMoments
 from lsf.models.opaque_sums import neighbor_sums
 from lsf.models.radial import SILU_SCALE
+from lsf.models.sloped_sums import SlopedInputs
 
 
 class NativeKernel(GroupedKernel):
-    """Sums of :class:`lsf.models.neighbor_sums.MessageMoments`; differentiable to any order."""
+    """Sums of :class:`lsf.models.neighbor_sums.MessageMoments`; differentiable to any order.
+
+    In compiled code those of :class:`lsf.models.compiled_blocks.MessageSums`.
+    """
 
     sums_by_element = True
 
     def forward(self, features: Tensor, neighborhood: Neighborhood, radial: Radial) -> Messages:
         """Return the messages of all atoms, sorted as blocks are."""
-        blocks = neighborhood.blocks
-        moments = message_moments(blocks, self.groups, self.convolution.inputs.channels)
+        sums = self._sums(features.flatten(1), neighborhood, radial)
+        return Messages(self.coupled(sums), neighborhood.blocks.tables.place_of_atom)
+
+    def _sums(self, features: Tensor, neighborhood: Neighborhood, radial: Radial) -> Sequence[Tensor]:
+        blocks, n_channels = neighborhood.blocks, self.convolution.inputs.channels
+        harmonics, last = neighborhood.harmonics_in_slots, self.last_weights(radial, SILU_SCALE)
+        weights = radial.network.scaled_weights()
+        if neighborhood.with_slopes:
+            sums = MessageSums(blocks, self.groups, n_channels, keep=not self.recompute)
+            basis, slopes, lengths = neighborhood.slopes_in_rows
+            hidden = with_slopes(basis, slopes, weights)
+            return neighbor_sums(sums, SlopedInputs(*hidden, lengths, harmonics, features, last))
+        moments = MessageMoments(blocks, self.groups, n_channels)
         moments.keep = not self.recompute
-        edges = neighborhood.basis_in_rows, neighborhood.harmonics_in_slots
-        inputs = Inputs(*edges, features.flatten(1), self.last_weights(radial, SILU_SCALE))
-        sums = neighbor_sums(moments, inputs, radial.network.scaled_weights())
-        return Messages(self.coupled(sums), blocks.tables.place_of_atom)
+        return summed(moments, Inputs(neighborhood.basis_in_rows, harmonics, features, last), weights)
