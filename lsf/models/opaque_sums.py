@@ -96,8 +96,9 @@ def _sums(name: str, tables: Sequence[Tensor], inputs: Sequence[Tensor]) -> list
 def _(name: str, tables: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
     values = SlopedInputs(*inputs)
     out = [values.harmonics.new_empty(shape) for shape in _by_name(name, tables).shapes(values)]
-    if _groups(name) is not None:
-        out.append(values.last.new_empty((values.values.shape[1], values.last.shape[1])))
+    # row by row: radial weights of messages, the last hidden layer of sums by element
+    width, n_rows = values.values.shape
+    out.append(values.values.new_empty((n_rows, width if _groups(name) is None else values.last.shape[1])))
     return out
 
 
@@ -108,10 +109,7 @@ def _sums_backward(
     inputs_and_kept: Sequence[Tensor],
     grad: Sequence[Tensor],
 ) -> list[Tensor]:
-    """Return the gradients of lengths, harmonics and features.
-
-    What is kept stands behind the inputs: packages pass no empty lists.
-    """
+    """Return the gradients of lengths, harmonics and features; what is kept stands behind the inputs."""
     n_inputs = len(SlopedInputs._fields)
     values = SlopedInputs(*inputs_and_kept[:n_inputs])
     sums = _in_blocks(name, tables, values)

@@ -50,7 +50,7 @@ class ByWeights(NamedTuple):
 
 
 class SlopedSums(ABC):
-    """A sum over neighbours. ``kept`` is what the forward pass leaves to backward passes, if anything."""
+    """A sum over neighbours. ``kept`` is what the forward pass leaves to backward passes."""
 
     def __init__(self, blocks: EdgeBlocks) -> None:
         self.blocks = blocks
@@ -102,7 +102,7 @@ class ElementSums(SlopedSums):
 
     def sums(self, inputs: SlopedInputs) -> list[Tensor]:
         """Return the sums."""
-        moments, plain, values = self._of(inputs), _plain(inputs), inputs.values.T.contiguous()
+        moments, plain, (values,) = self._of(inputs), _plain(inputs), self._rows(inputs, 1)
         out = [values.new_empty(shape) for shape in moments.shapes(plain)]
         for block in self.blocks.blocks:
             moments.forward(block, self._in_slots(values, block), plain, out)
@@ -111,7 +111,7 @@ class ElementSums(SlopedSums):
     def gradients(self, inputs: SlopedInputs, grad: Sequence[Tensor]) -> Geometry:
         """Return the gradients of ``<grad, sums>``."""
         moments, plain = self._of(inputs), _plain(inputs)
-        values, slopes = in_rows(inputs)
+        values, slopes = self._rows(inputs, 2)
         by_slot = inputs.harmonics.new_empty(inputs.harmonics.shape[0])
         into = plain._replace(harmonics=torch.empty_like(inputs.harmonics))
         for block in self.blocks.blocks:
@@ -123,7 +123,7 @@ class ElementSums(SlopedSums):
     def tangents(self, inputs: SlopedInputs, tangents: Geometry) -> list[Tensor]:
         """Return the tangents of the sums."""
         moments, plain, of_slot = self._of(inputs), _plain(inputs), self.of_slots(tangents.lengths)
-        rows, moved = in_rows(inputs), plain._replace(harmonics=tangents.harmonics)
+        rows, moved = self._rows(inputs, 2), plain._replace(harmonics=tangents.harmonics)
         out = [inputs.values.new_empty(shape) for shape in moments.shapes(plain)]
         for block in self.blocks.blocks:
             moments.tangents(block, self._both(rows, of_slot, block), plain, moved, out)
@@ -134,7 +134,7 @@ class ElementSums(SlopedSums):
     ) -> ByWeights:
         """Return the gradients of sums and tangents."""
         moments, plain, of_slot = self._of(inputs), _plain(inputs), self.of_slots(tangents.lengths)
-        rows, moved = in_rows(inputs), plain._replace(harmonics=tangents.harmonics)
+        rows, moved = self._rows(inputs, 2), plain._replace(harmonics=tangents.harmonics)
         into = plain._replace(harmonics=inputs.harmonics.new_empty(0))
         found = torch.zeros_like(rows[0]), torch.zeros_like(rows[1])
         for block in self.blocks.blocks:
@@ -152,10 +152,16 @@ class ElementSums(SlopedSums):
     def _of(self, inputs: SlopedInputs) -> ElementMoments:
         return ElementMoments(self.blocks, self.elements, self.n_atoms, inputs.values.shape[0])
 
+    def _rows(self, inputs: SlopedInputs, count: int) -> list[Tensor]:
+        """Return values and, of a ``count`` of 2, slopes row by row, ``(n_rows, width)``."""
+        rows = torch.contiguous_format
+        self.kept += [part.T.clone(memory_format=rows) for part in inputs[len(self.kept) : count]]
+        return self.kept[:count]
+
     def _in_slots(self, values: Tensor, block: Block) -> Tensor:
         return values.index_select(0, self.blocks.tables.row_of_slot[block.slots])
 
-    def _both(self, rows: tuple[Tensor, Tensor], of_slot: Tensor, block: Block) -> tuple[Tensor, Tensor]:
+    def _both(self, rows: list[Tensor], of_slot: Tensor, block: Block) -> tuple[Tensor, Tensor]:
         """Return values and tangents of the last hidden layer."""
         values, slopes = (self._in_slots(part, block) for part in rows)
         return values, slopes.mul_(of_slot[block.slots].unsqueeze(1))
@@ -163,11 +169,6 @@ class ElementSums(SlopedSums):
 
 def _plain(inputs: SlopedInputs) -> Inputs:
     return Inputs(inputs.lengths, inputs.harmonics, inputs.features, inputs.last)
-
-
-def in_rows(inputs: SlopedInputs) -> tuple[Tensor, Tensor]:
-    """Return values and slopes row by row, ``(n_rows, width)``."""
-    return inputs.values.T.contiguous(), inputs.slopes.T.contiguous()
 
 
 def summed(sums: SlopedSums, inputs: SlopedInputs) -> tuple[Tensor, ...]:
