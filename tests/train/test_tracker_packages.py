@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from test_stages import run
@@ -64,7 +65,7 @@ def test_a_run_taken_up_replaces_what_it_goes_through_again(tmp_path):
 
 
 def records_of(path):
-    """Return the protobuf records of an offline run: LevelDB's log format after a header of 7 bytes."""
+    """Return the protobuf records that are whole: LevelDB's log format after a header of 7 bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     content, place, parts, records = path.read_bytes(), 7, b"", []
@@ -74,6 +75,8 @@ def records_of(path):
             place += block - place % block
             continue
         size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        if place + 7 + size > len(content):
+            break
         parts += content[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # a whole record, or the last piece of one
@@ -81,6 +84,16 @@ def records_of(path):
             record.ParseFromString(parts)
             records.append(record)
             parts = b""
+    return records
+
+
+def finished_records(path):
+    """Return the records of a finished run. wandb's service still writes when finish() returns: it is told
+    of the end without an answer (wandb.sdk.lib.service.service_connection, inform_finish)."""
+    deadline = time.monotonic() + 60
+    while not (records := records_of(path)) or not records[-1].HasField("exit"):
+        assert time.monotonic() < deadline, f"{path.name} has {len(records)} records and no end"
+        time.sleep(0.05)
     return records
 
 
@@ -95,7 +108,7 @@ def test_wandb_offline_keeps_history_summary_and_recipe(tmp_path, monkeypatch):
     result = track(with_tracker("wandb", project="water", watch="all", watch_log_freq=1), tmp_path)
     assert wandb.run is None, "the run is finished"
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    records = records_of(file)
+    records = finished_records(file)
     (begun,) = [record.run for record in records if record.HasField("run")][:1]
     assert (begun.project, begun.display_name) == ("water", "tiny")
     assert items(begun.config.update)["stages"][0]["lr"] == 0.01
