@@ -75,6 +75,8 @@ def read_start(path: str | Path) -> tuple[dict[str, Any], dict[int, float]]:
 
 
 def _as_toml(value: Any) -> Any:
+    if value is None:
+        return "none"
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -92,8 +94,8 @@ def start_problems(options: Any) -> list[Problem]:
     ]
     if not differing:
         return []
-    found = ", ".join(f"{name} = {theirs[name]!r}" for name in differing)
-    ours = ", ".join(f"{name} = {getattr(options, name)!r}" for name in differing)
+    found = ", ".join(f"{name} = {_as_toml(theirs[name])!r}" for name in differing)
+    ours = ", ".join(f"{name} = {_as_toml(getattr(options, name))!r}" for name in differing)
     hint = f"leave {', '.join(differing)} out of [model] to take what the file has"
     return [Problem("", "model.start_from", f"a model with {found}", f"one with {ours}, as in [model]", hint)]
 

@@ -264,10 +264,24 @@ def test_written_frames_read_back(tmp_path: Path, tool) -> None:
 def test_xtb_labels_are_recomputed(name: str, tool) -> None:
     pytest.importorskip("tblite", reason="recomputing GFN2-xTB labels needs the package tblite")
     method = tool("gfn2")
-    for frame in frames_of(name)[:3]:
+    for frame in frames_of(name)[:3]:  # none of them has a state below that of the standard guess
         field = np.asarray(frame.info.get("electric_field", np.zeros(3)), dtype=float)
         labels = method.label(frame.numbers, frame.positions, frame.info["total_charge"], field)
         # SCF thresholds: other processors and library versions agree to about 1e-6
         assert labels.energy == pytest.approx(frame.info["REF_energy"], abs=1e-5)
         np.testing.assert_allclose(labels.forces, frame.arrays["REF_forces"], atol=1e-5)
         np.testing.assert_allclose(labels.dipole(frame.positions), frame.info["REF_dipole"], atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "index"), [("ag3_test.xyz", 16), ("ag3_train.xyz", 117)])
+def test_labels_of_silver_are_those_of_the_lowest_state(name: str, index: int, tool) -> None:
+    pytest.importorskip("tblite", reason="recomputing GFN2-xTB labels needs the package tblite")
+    silver, frame = tool("make_silver_data"), frames_of(name)[index]
+    labels, start = silver.ground_state(frame)
+    assert start is not None
+    assert labels.energy == pytest.approx(frame.info["REF_energy"], abs=1e-5)
+    np.testing.assert_allclose(labels.forces, frame.arrays["REF_forces"], atol=1e-5)
+    np.testing.assert_allclose(labels.dipole(frame.positions), frame.info["REF_dipole"], atol=1e-5)
+    # the standard guess ends tens of meV higher
+    standard = tool("gfn2").label(frame.numbers, frame.positions, frame.info["total_charge"])
+    assert standard.energy > labels.energy + 0.02

@@ -15,6 +15,7 @@ from lsf.models.backbone import Backbone, layer_irreps
 from lsf.models.charge_state import ChargeState
 from lsf.models.irreps import Irreps, parse_irreps
 from lsf.models.local_source import CoulombTerm, LocalSourceModel, NoCoulomb
+from lsf.models.localized import LocalizedCharge
 from lsf.models.options import (
     BackboneOptions,
     FixedChargeOptions,
@@ -179,6 +180,11 @@ def _assemble(
     state = None
     if options.total_charge_embedding or options.total_spin_embedding:
         state = ChargeState(hidden.channels, options.total_charge_embedding, options.total_spin_embedding)
+    localized = None
+    if options.localization_width is not None:
+        scale = energy_scale(options, facts)
+        layers = hidden.channels * options.num_interactions
+        localized = LocalizedCharge(layers, options.localization_width, scale)
     repulsion = PairRepulsion(facts.species, options.cutoff_p) if options.pair_repulsion else None
     return LocalSourceModel(
         facts.species,
@@ -192,4 +198,5 @@ def _assemble(
         polarizability,
         repulsion,
         state,
+        localized,
     )

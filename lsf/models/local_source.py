@@ -18,6 +18,7 @@ from lsf.models.charge_state import ChargeState
 from lsf.models.compiled_blocks import blocks_are_compiled
 from lsf.models.convolution import ELEMENTS_AT_MOST
 from lsf.models.geometry import edge_geometry
+from lsf.models.localized import LocalizedCharge
 from lsf.models.oxidation import NoMixer
 from lsf.models.pairs import BondLengths, PairRepulsion
 from lsf.models.radial import RadialBasis
@@ -102,6 +103,7 @@ class LocalSourceModel(nn.Module):
         polarizability: PolarizabilityReadout | None = None,
         pair_repulsion: PairRepulsion | None = None,
         charge_state: ChargeState | None = None,
+        localized_charge: LocalizedCharge | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("species", torch.tensor(species))
@@ -115,6 +117,7 @@ class LocalSourceModel(nn.Module):
         self.polarizability = polarizability
         self.pair_repulsion = pair_repulsion
         self.charge_state = charge_state
+        self.localized_charge = localized_charge
         needs_bonds = pair_repulsion is not None or radial.transform is not None
         self.bond_lengths = BondLengths(species) if needs_bonds else None
 
@@ -139,7 +142,10 @@ class LocalSourceModel(nn.Module):
         groups["embedding"] += [] if self.charge_state is None else self.charge_state.parameters()
         return {
             **groups,
-            "readouts": list(self.readout.parameters()),
+            "readouts": [
+                *self.readout.parameters(),
+                *([] if self.localized_charge is None else self.localized_charge.parameters()),
+            ],
             "source_maps": [p for p in self.source.parameters() if id(p) not in mixer],
             "polarizability_readouts": []
             if self.polarizability is None
@@ -218,6 +224,9 @@ class LocalSourceModel(nn.Module):
             lengths = torch.sqrt((edges.vectors * edges.vectors).sum(-1))
             repulsion = self.pair_repulsion(lengths, bonds, graph.species, graph.edge_index)
             node_energy = node_energy + self.readout.scale * repulsion
+        if self.localized_charge is not None:
+            state = graph.total_charge, graph.total_spin
+            node_energy = node_energy + self.localized_charge(features, graph.batch, *state)
         polarizability = None
         if self.polarizability is not None:
             polarizability = sum_over_graph(self.polarizability(features), graph.batch, n_graphs)

@@ -188,6 +188,13 @@ class BackboneOptions:
         "Without it, one geometry has one energy, whatever its spin.",
         default=False,
     )
+    localization_width: float | None = option(
+        "Lets an excess charge or unpaired electrons sit at the atom where they cost least: the lowest of "
+        "one energy per atom is added, rounded within this many eV (0.02 is a good start). Charged symmetric "
+        "molecules (Jahn-Teller) and polarons need such cusps. none leaves it out.",
+        default=None,
+        validator=unless_none(above(0.0)),
+    )
     recompute: bool = option(
         "Whether backward passes compute intermediates again instead of keeping them. Takes "
         "less memory and somewhat more time.",
@@ -202,7 +209,7 @@ class BackboneOptions:
 
     def problems(self, recipe: Recipe, where: str) -> list[Problem]:
         """Return what is wrong with the model in the context of the whole recipe."""
-        return _wrong_layers(self, where) + _unmapped_state(self, recipe, where)
+        return _wrong_layers(self, where) + _unmapped_state(self, recipe, where) + _blind(self, where)
 
     def read_degrees(self) -> tuple[int, ...]:
         """Return the degrees that the features of at least one layer have."""
@@ -236,6 +243,20 @@ def _unmapped_state(options: BackboneOptions, recipe: Recipe, where: str) -> lis
         for name, wanted in seen.items()
         for head, keys in recipe.heads.items()
         if wanted and name not in keys.info_keys
+    ]
+
+
+def _blind(options: BackboneOptions, where: str) -> list[Problem]:
+    """Localized states are those of an excess charge or spin, which the network has to see."""
+    if options.localization_width is None or options.total_charge_embedding or options.total_spin_embedding:
+        return []
+    return [
+        Problem(
+            where,
+            "model.localization_width",
+            f"{options.localization_width:g}, but the model sees neither total charge nor total spin",
+            "total_charge_embedding = true or total_spin_embedding = true",
+        )
     ]
 
 

@@ -86,7 +86,7 @@ def test_missing_and_damaged_files_are_refused(tmp_path):
 def written(tmp_path_factory):
     """A package of a small model and that model."""
     folder = tmp_path_factory.mktemp("aoti")
-    more = "num_interactions = 2\ncorrelation = 1"
+    more = "num_interactions = 2\ncorrelation = 1\ntotal_charge_embedding = true\nlocalization_width = 0.05"
     loaded = lsf.load(model_file(folder, boundary="auto", more=more, settings='backend = "mesh"'))
     told = export_aoti(loaded, folder / "small.pt2", AotiOptions())
     return loaded, folder / "small.pt2", told
@@ -99,6 +99,7 @@ def test_a_package_gives_the_numbers_of_the_model(written):
     file = PackageFile(path)
     assert file.metadata["verified"]["structures"] > 8
     mixed = [salt_slab(2), triclinic_salt(4), water(3)]
+    mixed[2].info["total_charge"] = 1.0
     for structures in (mixed, [triclinic_salt(5) * (2, 1, 2)], [water(1)[[0]]]):
         found, reference = file.model(batch(loaded, structures)), expected(loaded, structures)
         assert set(found) == set(reference)

@@ -239,8 +239,9 @@ SYMMETRIC = 'transfer = "symmetric"'
 POLARIZABLE = 'polarizability = true\noxidation_mixer = "product"'
 MACE = (
     'interaction = "density_residual"\ndistance_transform = "agnesi"\npair_repulsion = true\n'
-    'radial_basis = "chebyshev"\ntotal_spin_embedding = true'
+    'radial_basis = "chebyshev"\ntotal_spin_embedding = true\nlocalization_width = 0.05'
 )
+STATE = "total_charge_embedding = true\nlocalization_width = 0.05"
 QUADRUPOLES = 'hidden_irreps = "2x0e + 2x1o + 2x2e"'
 CASES = {
     "mixture": ("auto", "LocalSplitCharges", "", 1, None),
@@ -248,7 +249,7 @@ CASES = {
     "boxes": ("mixed_periodic", "LocalSplitCharges", SYMMETRIC, 1, "float32"),
     "crystal": ("pbc", "FixedChargeBaselinedMACE", "", 1, None),
     "polarizable": ("pbc", "LocalSplitCharges", POLARIZABLE, 1, None),
-    "layers": ("slab", "LocalCharges", "total_charge_embedding = true", 1, "float32"),
+    "layers": ("slab", "LocalCharges", STATE, 1, "float32"),
     "box": ("molecule_in_box", "LocalSplitCharges", "", 0, None),
     "no charges": ("realspace", "MACE", MACE, 1, "float32"),
 }

@@ -16,7 +16,7 @@ from tests.models.helpers import boxed_water, salt_slab, triclinic_salt, water
 
 MACE = (
     'interaction = "density_residual"\ndistance_transform = "agnesi"\npair_repulsion = true\n'
-    "total_charge_embedding = true"
+    "total_charge_embedding = true\nlocalization_width = 0.05"
 )
 CASES = {
     "auto": ({"boundary": "auto", "degree": 2}, lambda: [triclinic_salt(4), salt_slab(), water(3)]),

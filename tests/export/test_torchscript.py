@@ -148,7 +148,7 @@ def test_formal_charges_from_the_frame_and_their_range(tmp_path):
 
 
 def test_a_total_charge_that_the_model_sees(tmp_path):
-    more = "total_charge_embedding = true\ntotal_spin_embedding = true"
+    more = "total_charge_embedding = true\ntotal_spin_embedding = true\nlocalization_width = 0.05"
     loaded = lsf.load(model_file(tmp_path, model="LocalCharges", more=more))
     for parameter in loaded.model.charge_state.parameters():  # zero before training
         torch.nn.init.normal_(parameter)
