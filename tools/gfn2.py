@@ -39,16 +39,26 @@ class Gfn2Labels(NamedTuple):
 
 
 def label(
-    numbers: Numbers, positions: Array, charge: float, electric_field: Array | None = None
+    numbers: Numbers,
+    positions: Array,
+    charge: float,
+    electric_field: Array | None = None,
+    start: Array | None = None,
 ) -> Gfn2Labels:
-    """Return the labels of one open structure; tblite raises when the SCF does not converge."""
-    calculator = _calculator(numbers, positions, charge, LABEL_ACCURACY)
+    """Return the labels of one open structure; tblite raises when the SCF does not converge.
+
+    With ``start``, other positions of the same atoms, the SCF begins with the density converged there.
+    """
+    calculator = _calculator(numbers, positions if start is None else start, charge, LABEL_ACCURACY)
     if electric_field is not None and np.any(electric_field):
         field = np.ascontiguousarray(electric_field * Bohr / Hartree)
         # tblite 0.8 hands the argument to C as it is, so it must be a C array already
         calculator.add("electric-field", library.ffi.from_buffer("double[]", field))
     calculator.add("xtbml_xyz")
     result = calculator.singlepoint()
+    if start is not None:
+        calculator.update(positions=positions / Bohr)
+        result = calculator.singlepoint(result)
     moments = result.get("post-processing-dict")
     return Gfn2Labels(
         energy=float(result.get("energy")) * Hartree,
@@ -58,13 +68,15 @@ def label(
     )
 
 
-def polarizability(numbers: Numbers, positions: Array, charge: float, electric_field: Array) -> Array:
+def polarizability(
+    numbers: Numbers, positions: Array, charge: float, electric_field: Array, start: Array | None = None
+) -> Array:
     """Return dμ/dF (3, 3) by central differences at the given field, symmetrised, e·Å²/V."""
     tensor = np.zeros((3, 3))
     for axis in range(3):
         step = np.eye(3)[axis] * FIELD_STEP
         plus, minus = (
-            label(numbers, positions, charge, electric_field + sign * step).dipole(positions)
+            label(numbers, positions, charge, electric_field + sign * step, start).dipole(positions)
             for sign in (1, -1)
         )
         tensor[axis] = (plus - minus) / (2.0 * FIELD_STEP)
