@@ -25,6 +25,8 @@ from ase import Atoms
 from numpy.typing import NDArray
 from tblite.exceptions import TBLiteRuntimeError
 
+from lsf.files import replacing
+
 Array = NDArray[np.float64]
 
 LOWER: Final = 1e-3  # eV
@@ -58,7 +60,8 @@ def main() -> None:
         if options.command == "lower" and lower:
             for index in lower:
                 relabel(frames[index], *found[index])
-            ase.io.write(path, frames, format="extxyz")
+            with replacing(path) as temporary:
+                ase.io.write(temporary, frames, format="extxyz")
 
 
 def ground_state(frame: Atoms) -> tuple[gfn2.Gfn2Labels, Array | None]:
