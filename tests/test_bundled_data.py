@@ -273,7 +273,7 @@ def test_xtb_labels_are_recomputed(name: str, tool) -> None:
         np.testing.assert_allclose(labels.dipole(frame.positions), frame.info["REF_dipole"], atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "index"), [("ag3_test.xyz", 16), ("ag3_train.xyz", 117)])
+@pytest.mark.parametrize(("name", "index"), [("ag3_test.xyz", 16), ("ag3_train.xyz", 90)])
 def test_labels_of_silver_are_those_of_the_lowest_state(name: str, index: int, tool) -> None:
     pytest.importorskip("tblite", reason="recomputing GFN2-xTB labels needs the package tblite")
     silver, frame = tool("make_silver_data"), frames_of(name)[index]

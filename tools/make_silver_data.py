@@ -1,14 +1,15 @@
-"""Puts the labels of ``recipes/data/ag3_*.xyz`` on the electronic ground state: Ag3+ and Ag3-, GFN2-xTB.
+"""Puts the labels of Ag3- in ``recipes/data/ag3_*.xyz`` on the electronic ground state, GFN2-xTB.
 
     pip install tblite==0.8.0
     python tools/make_silver_data.py verify FILE ...  # look for lower states, recompute the labels
     python tools/make_silver_data.py lower FILE ...   # rewrite the frames that have a lower state
 
 Close to the equilateral triangle Ag3- has several self-consistent solutions: three in which one atom
-carries less of the charge than the other two, and higher ones; stretched Ag3+ has two. The one that tblite
-reaches from its standard guess is not always the lowest. Here the SCF also starts from the densities of
-nine other triangles and chains, and the lowest energy counts. Frames whose label no start undercuts by
-LOWER are left as they stand.
+carries less of the charge than the other two, and higher ones. The one that tblite reaches from its standard
+guess is not always the lowest. Here the SCF also starts from the densities of nine other triangles and
+chains, and the lowest energy counts. Frames whose label no start undercuts by LOWER are left as they stand,
+and so are all of Ag3+: in two strongly compressed chains it has lower solutions of another occupation,
+which no other frame shares.
 """
 
 from __future__ import annotations
@@ -67,10 +68,11 @@ def main() -> None:
 def ground_state(frame: Atoms) -> tuple[gfn2.Gfn2Labels, Array | None]:
     """Return the labels of the lowest solution, and the geometry whose density it was reached from.
 
-    The standard guess counts where no other start is lower by more than LOWER: then the geometry is None.
+    The standard guess counts where no other start is lower by more than LOWER, and for Ag3+: then the
+    geometry is None.
     """
     best: tuple[gfn2.Gfn2Labels, Array | None] = (_label(frame, frame.positions, None), None)
-    for start in starts():
+    for start in starts() if frame.info["total_charge"] < 0 else []:
         try:
             labels = _label(frame, frame.positions, start)
         except TBLiteRuntimeError:
