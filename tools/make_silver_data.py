@@ -2,14 +2,13 @@
 
     pip install tblite==0.8.0
     python tools/make_silver_data.py verify FILE ...  # look for lower states, recompute the labels
-    python tools/make_silver_data.py lower FILE ...   # rewrite the frames that have a lower state
+    python tools/make_silver_data.py lower FILE ...   # rewrite the frames of Ag3- that have a lower state
 
 Close to the equilateral triangle Ag3- has several self-consistent solutions: three in which one atom
 carries less of the charge than the other two, and higher ones. The one that tblite reaches from its standard
 guess is not always the lowest. Here the SCF also starts from the densities of nine other triangles and
 chains, and the lowest energy counts. Frames whose label no start undercuts by LOWER are left as they stand,
-and so are all of Ag3+: in two strongly compressed chains it has lower solutions of another occupation,
-which no other frame shares.
+and so are those of Ag3+, whose lower solutions are printed: strongly compressed chains of other occupations.
 """
 
 from __future__ import annotations
@@ -50,7 +49,8 @@ def main() -> None:
             frame.info["REF_energy"] - labels.energy for frame, (labels, _) in zip(frames, found, strict=True)
         ]
         lower = [index for index, gain in enumerate(gains) if gain > LOWER]
-        listed = ", ".join(f"{index} by {gains[index]:.4f} eV" for index in lower) or "none"
+        charges = [frame.info["total_charge"] for frame in frames]
+        listed = ", ".join(f"{i} (charge {charges[i]:+g}) by {gains[i]:.4f} eV" for i in lower) or "none"
         sys.stdout.write(f"{path.name}: {len(frames)} frames, with a lower state: {listed}; ")
         differences = [
             float(np.abs(labels.forces - frame.arrays["REF_forces"]).max())
@@ -58,8 +58,9 @@ def main() -> None:
             if index not in lower
         ]
         sys.stdout.write(f"largest difference of forces in the others {max(differences):.1e} eV/Å\n")
-        if options.command == "lower" and lower:
-            for index in lower:
+        anions = [index for index in lower if charges[index] < 0.0]
+        if options.command == "lower" and anions:
+            for index in anions:
                 relabel(frames[index], *found[index])
             with replacing(path) as temporary:
                 ase.io.write(temporary, frames, format="extxyz")
@@ -68,11 +69,10 @@ def main() -> None:
 def ground_state(frame: Atoms) -> tuple[gfn2.Gfn2Labels, Array | None]:
     """Return the labels of the lowest solution, and the geometry whose density it was reached from.
 
-    The standard guess counts where no other start is lower by more than LOWER, and for Ag3+: then the
-    geometry is None.
+    The standard guess counts where no other start is lower by more than LOWER: then the geometry is None.
     """
     best: tuple[gfn2.Gfn2Labels, Array | None] = (_label(frame, frame.positions, None), None)
-    for start in starts() if frame.info["total_charge"] < 0 else []:
+    for start in starts():
         try:
             labels = _label(frame, frame.positions, start)
         except TBLiteRuntimeError:

@@ -177,14 +177,13 @@ def _assemble(
         energy_scale(options, facts),
         energy_shift(options, facts),
     )
-    state = None
+    state = localized = None
     if options.total_charge_embedding or options.total_spin_embedding:
         state = ChargeState(hidden.channels, options.total_charge_embedding, options.total_spin_embedding)
-    localized = None
-    if options.localization_width is not None:
-        scale = energy_scale(options, facts)
-        layers = hidden.channels * options.num_interactions
-        localized = LocalizedCharge(layers, options.localization_width, scale)
+        if options.localization_width is not None:
+            n_scalars = hidden.channels * options.num_interactions
+            scale = energy_scale(options, facts)
+            localized = LocalizedCharge(n_scalars, options.localization_width, scale)
     repulsion = PairRepulsion(facts.species, options.cutoff_p) if options.pair_repulsion else None
     return LocalSourceModel(
         facts.species,

@@ -224,9 +224,9 @@ class LocalSourceModel(nn.Module):
             lengths = torch.sqrt((edges.vectors * edges.vectors).sum(-1))
             repulsion = self.pair_repulsion(lengths, bonds, graph.species, graph.edge_index)
             node_energy = node_energy + self.readout.scale * repulsion
-        if self.localized_charge is not None:
-            state = graph.total_charge, graph.total_spin
-            node_energy = node_energy + self.localized_charge(features, graph.batch, *state)
+        if self.localized_charge is not None and self.charge_state is not None:
+            numbers = self.charge_state.numbers(graph.total_charge, graph.total_spin)
+            node_energy = node_energy + self.localized_charge(features, graph.batch, numbers)
         polarizability = None
         if self.polarizability is not None:
             polarizability = sum_over_graph(self.polarizability(features), graph.batch, n_graphs)

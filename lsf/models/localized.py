@@ -10,6 +10,7 @@ doi:10.1021/ja00540a008.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -29,10 +30,11 @@ class LocalizedCharge(nn.Module):
               E_i = E \, e^{(E - \varepsilon_i) / \tau}
 
     with the energy ε_i of the charge at atom i, read from the scalars of all layers, and τ the ``width`` in
-    eV. E_i is the share of atom i: energies of atoms add up to that of the structure. It is zero where total
-    charge and number of unpaired electrons are zero: a minimum over two molecules is not the sum of their
-    minima, so that the energy of neutral ones would depend on what else there is. ``scale`` multiplies
-    energies as in :class:`lsf.models.readouts.EnergyReadout`; ``n_scalars`` counts those of all layers.
+    eV. E_i is the share of atom i: energies of atoms add up to that of the structure. It is zero where the
+    total charge and the number of unpaired electrons, as far as the model sees them, are zero: a minimum over
+    two molecules is not the sum of their minima, so that the energy of neutral ones would depend on what else
+    there is. ``scale`` multiplies energies as in :class:`lsf.models.readouts.EnergyReadout`; ``n_scalars``
+    counts those of all layers.
     """
 
     def __init__(self, n_scalars: int, width: float, scale: float) -> None:
@@ -42,18 +44,18 @@ class LocalizedCharge(nn.Module):
         self.hidden = nn.Parameter(torch.randn(n_scalars, WIDTH))
         self.out = nn.Parameter(torch.randn(WIDTH))
 
-    def forward(
-        self, features: list[Tensor], batch: Tensor, total_charge: Tensor, total_spin: Tensor
-    ) -> Tensor:
-        """Return ``(n_atoms,)`` eV in float64; ``total_charge`` and ``total_spin`` are ``(n_graphs,)``."""
+    def forward(self, features: list[Tensor], batch: Tensor, numbers: Sequence[Tensor]) -> Tensor:
+        """Return ``(n_atoms,)`` eV in float64.
+
+        ``numbers`` are those that :meth:`lsf.models.charge_state.ChargeState.numbers` gives, ``(n_graphs,)``.
+        """
         energies = self.energies(features)
-        lowest = torch.full_like(total_charge, torch.inf)
-        lowest = lowest.scatter_reduce(0, batch, energies.detach(), "amin")
+        excess = torch.stack(list(numbers)).abs().sum(0)
+        lowest = torch.full_like(excess, torch.inf).scatter_reduce(0, batch, energies.detach(), "amin")
         weights = torch.exp((lowest.index_select(0, batch) - energies) / self.width)
-        sums = sum_over_graph(weights, batch, total_charge.shape[0])
+        sums = sum_over_graph(weights, batch, excess.shape[0])
         energy = lowest - self.width * torch.log(sums)
-        charged = (total_charge != 0.0) | (total_spin != 0.0)
-        shared = torch.where(charged, energy / sums, torch.zeros_like(energy))
+        shared = torch.where(excess > 0.0, energy / sums, torch.zeros_like(energy))
         return weights * shared.index_select(0, batch)
 
     def energies(self, features: list[Tensor]) -> Tensor:

@@ -83,13 +83,13 @@ def test_a_narrow_width_leaves_the_lowest_atom():
     batch = torch.tensor([0, 0, 0, 1, 1])
     ones, zeros = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     states = readout.energies(features)
-    found = readout(features, batch, ones, zeros)
+    found = readout(features, batch, [ones, zeros])
     for atoms in (slice(0, 3), slice(3, 5)):
         assert float(found[atoms].sum()) == pytest.approx(float(states[atoms].min()), abs=1e-9)
         assert int(found[atoms].abs().argmax()) == int(states[atoms].argmin())
     # unpaired electrons alone are an excess, too
-    assert torch.equal(readout(features, batch, zeros, ones), found)
-    assert torch.equal(readout(features, batch, zeros, zeros), torch.zeros_like(found))
+    assert torch.equal(readout(features, batch, [zeros, ones]), found)
+    assert torch.equal(readout(features, batch, [zeros, zeros]), torch.zeros_like(found))
 
 
 def test_the_scale_is_that_of_the_short_range_energy():
@@ -106,6 +106,16 @@ def test_neutral_structures_have_no_such_energy(name):
     with_it, bare = outputs(atoms, model), outputs(atoms, without(model))
     assert torch.equal(with_it["energy"], bare["energy"])
     assert torch.equal(with_it["forces"], bare["forces"])
+
+
+def test_a_charge_that_the_model_does_not_see_switches_nothing_on():
+    atoms = charged(water(2))
+    model = make_model("LocalCharges", OPEN, localization_width=WIDTH, total_spin_embedding=True)
+    assert torch.equal(outputs(atoms, model)["energy"], outputs(atoms, without(model))["energy"])
+    graph = graph_of(atoms, model, OPEN)
+    graph.total_spin[:] = 1.0
+    told = [evaluate(one, collate([graph]), ())["energy"] for one in (model, without(model))]
+    assert abs(float(told[0] - told[1])) > 1e-3
 
 
 def test_the_charge_of_distant_molecules_sits_on_the_cheaper_one():

@@ -20,9 +20,9 @@ def test_charge_states_are_told_apart(tmp_path):
 @pytest.mark.slow
 def test_a_model_blind_to_the_charge_fits_neither_state(tmp_path):
     found = relative_errors(force_errors(tmp_path / "run", *BLIND))
-    # one force for both states is off by half their difference: 0.64 and 0.56 of their spreads
+    # one force half way between both states would be off by 0.64 and 0.56 of their spreads
     assert found["both"] > 0.6, found
-    assert min(found.values()) > 0.55, found
+    assert min(found.values()) > 0.5, found
 
 
 @pytest.mark.slow
