@@ -92,8 +92,8 @@ test-all: test
 	$(MAKE) test-slow
 
 test-engines: $(VENV)/.installed-engines
-	$(VENV)/bin/python -m lsf.deploy.lammps.build
-	$(PYTEST) -n $(JOBS) tests/deploy tests/export/test_onnx.py tests/export/test_metatomic.py
+	$(VENV)/bin/python -m lsf.engines.lammps.build
+	$(PYTEST) -n $(JOBS) tests/engines tests/formats/test_onnx.py tests/formats/test_metatomic.py
 
 wheel-test: $(VENV)/.installed-test
 	$(PYTEST) tests/test_package.py

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import lsf
 from lsf.errors import LsfError, did_you_mean
-from lsf.files import MachineError
+from lsf.machine.files import MachineError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -194,10 +194,10 @@ def _positive_integer(text: str) -> int:
 def run_command(chosen: argparse.Namespace, console: Console) -> None:
     """Train a model."""
     recipe = find_recipe(chosen.recipe, console)
-    from lsf.allocator import keep_freed_memory
+    from lsf.machine.allocator import keep_freed_memory
 
     kept = keep_freed_memory()
-    from lsf.pipeline import run_recipe
+    from lsf.commands.train import run_recipe
 
     remarks = () if kept is None else (kept,)
     run_recipe(recipe, chosen.overrides, chosen.out, chosen.fresh, console, remarks=remarks)
@@ -206,21 +206,21 @@ def run_command(chosen: argparse.Namespace, console: Console) -> None:
 def check_command(chosen: argparse.Namespace, console: Console) -> None:
     """Validate a recipe and its data."""
     recipe = find_recipe(chosen.recipe, console)
-    from lsf.pipeline import check_recipe
+    from lsf.commands.train import check_recipe
 
     check_recipe(recipe, chosen.overrides, console)
 
 
 def list_command(chosen: argparse.Namespace, console: Console) -> None:
     """List components and recipes."""
-    from lsf.listing import print_kinds
+    from lsf.commands.listing import print_kinds
 
     print_kinds(chosen.kind, console)
 
 
 def describe_command(chosen: argparse.Namespace, console: Console) -> None:
     """Show one component, or one table of the recipe."""
-    from lsf.listing import print_component, print_recipe_table
+    from lsf.commands.listing import print_component, print_recipe_table
 
     if chosen.kind == "recipe":
         print_recipe_table(chosen.name, console)
@@ -230,11 +230,11 @@ def describe_command(chosen: argparse.Namespace, console: Console) -> None:
 
 def eval_command(chosen: argparse.Namespace, console: Console) -> None:
     """Label frames and print the errors."""
-    from lsf.data.keys import ARRAY_PROPERTIES, INFO_PROPERTIES
+    from lsf.recipe.quantities import ARRAY_PROPERTIES, INFO_PROPERTIES
 
     info_keys = key_mapping(chosen.info_keys, INFO_PROPERTIES, "--info-key")
     arrays_keys = key_mapping(chosen.array_keys, ARRAY_PROPERTIES, "--array-key")
-    from lsf.evaluate import evaluate_file
+    from lsf.commands.evaluate import evaluate_file
 
     evaluate_file(
         chosen.model,
@@ -251,7 +251,7 @@ def eval_command(chosen: argparse.Namespace, console: Console) -> None:
 
 def potential_command(chosen: argparse.Namespace, console: Console) -> None:
     """Draw the potential of a structure and write volumetric files."""
-    from lsf.potential import Request, draw_potential
+    from lsf.commands.potential import Request, draw_potential
 
     request = Request(
         tuple(chosen.lines), tuple(chosen.slices), chosen.spacing, chosen.probe_width, chosen.cube
@@ -261,14 +261,14 @@ def potential_command(chosen: argparse.Namespace, console: Console) -> None:
 
 def export_command(chosen: argparse.Namespace, console: Console) -> None:
     """Write a model in another format."""
-    from lsf.export.run import export_file
+    from lsf.formats.write import export_file
 
     export_file(chosen.model, chosen.format, chosen.out, chosen.dtype, console)
 
 
 def show_command(chosen: argparse.Namespace, console: Console) -> None:
     """Show what a model file holds."""
-    from lsf.listing import print_model
+    from lsf.commands.listing import print_model
 
     print_model(chosen.model, console)
 
@@ -282,7 +282,7 @@ def find_recipe(name: str, console: Console) -> Path:
     path = Path(name)
     if path.exists():
         return path
-    from lsf.catalog import own_folder
+    from lsf.recipe.catalog import own_folder
 
     folder = own_folder("recipes")
     for candidate in (path, path.with_suffix(".toml")):

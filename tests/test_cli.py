@@ -10,9 +10,9 @@ import pytest
 
 import lsf
 from lsf import cli
-from lsf.catalog import catalog, own_folder
 from lsf.errors import LsfError, Problem, RecipeError
-from lsf.files import MachineError
+from lsf.machine.files import MachineError
+from lsf.recipe.catalog import catalog, own_folder
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_describe_a_table_of_the_recipe(capsys):
 
 
 def test_run_passes_its_arguments_on(fake, recipe):
-    calls = fake("lsf.pipeline", "run_recipe")
+    calls = fake("lsf.commands.train", "run_recipe")
     assert (
         cli.main(["run", str(recipe), "--set", "a=1", "b.c=2", "--set", "d=3", "--out", "o", "--fresh"]) == 0
     )
@@ -157,7 +157,7 @@ def test_run_passes_its_arguments_on(fake, recipe):
 
 
 def test_check_passes_its_arguments_on(fake, recipe):
-    calls = fake("lsf.pipeline", "check_recipe")
+    calls = fake("lsf.commands.train", "check_recipe")
     assert cli.main(["check", str(recipe), "--set", "a=1"]) == 0
     assert calls[0][:2] == (recipe, ["a=1"])
 
@@ -166,7 +166,7 @@ def test_check_passes_its_arguments_on(fake, recipe):
     "name", ["water_split", "water_split.toml", "recipes/water_split.toml", "recipes/water_split"]
 )
 def test_a_bundled_recipe_is_found_by_name(fake, capsys, tmp_path, monkeypatch, name):
-    calls = fake("lsf.pipeline", "check_recipe")
+    calls = fake("lsf.commands.train", "check_recipe")
     monkeypatch.chdir(tmp_path)
     assert cli.main(["check", name]) == 0
     bundled = own_folder("recipes") / "water_split.toml"
@@ -175,7 +175,7 @@ def test_a_bundled_recipe_is_found_by_name(fake, capsys, tmp_path, monkeypatch, 
 
 
 def test_a_file_of_ones_own_comes_first(fake, tmp_path, monkeypatch, capsys):
-    calls = fake("lsf.pipeline", "check_recipe")
+    calls = fake("lsf.commands.train", "check_recipe")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "water_split.toml").touch()
     assert cli.main(["check", "water_split.toml"]) == 0
@@ -184,7 +184,7 @@ def test_a_file_of_ones_own_comes_first(fake, tmp_path, monkeypatch, capsys):
 
 
 def test_other_folders_are_not_searched(fake, tmp_path, monkeypatch):
-    calls = fake("lsf.pipeline", "check_recipe")
+    calls = fake("lsf.commands.train", "check_recipe")
     monkeypatch.chdir(tmp_path)
     assert cli.main(["check", "mine/water_split.toml"]) == 0
     assert calls[0][0] == Path("mine/water_split.toml")
@@ -194,7 +194,7 @@ def test_other_folders_are_not_searched(fake, tmp_path, monkeypatch):
 
 
 def test_eval_passes_its_arguments_on(fake):
-    calls = fake("lsf.evaluate", "evaluate_file")
+    calls = fake("lsf.commands.evaluate", "evaluate_file")
     assert cli.main(["eval", "m.safetensors", "d.xyz"]) == 0
     assert calls[0][:8] == (Path("m.safetensors"), Path("d.xyz"), None, "lsf_", None, None, "auto", 8)
     arguments = ["eval", "m", "d", "--out", "o.xyz", "--prefix", "x_", "--device", "cpu", "--batch-size", "2"]
@@ -226,7 +226,7 @@ def test_eval_passes_its_arguments_on(fake):
     ],
 )
 def test_eval_refuses_wrong_mappings(fake, capsys, arguments, message):
-    assert fake("lsf.evaluate", "evaluate_file") == []
+    assert fake("lsf.commands.evaluate", "evaluate_file") == []
     assert cli.main(["eval", "m", "d", *arguments]) == 2
     assert message in capsys.readouterr().err
 
@@ -239,7 +239,7 @@ def test_eval_refuses_a_wrong_batch_size(capsys, size):
 
 
 def test_show_prints_the_header(monkeypatch, capsys):
-    package = types.ModuleType("lsf.export.package")
+    package = types.ModuleType("lsf.formats.model_file.file")
     header = {
         "name": "water", "model": "LocalCharges", "species": ["H", "O"], "cutoff": 6.0, "boundary": "auto",
         "dtype": "float64", "units": {"energy": "eV"}, "training": {"epoch": 3, "loss": 0.12345678},
@@ -247,7 +247,7 @@ def test_show_prints_the_header(monkeypatch, capsys):
         "lsf_version": "0.1", "torch_version": "2", "format_version": 1,
     }  # fmt: skip
     package.read_header = lambda _path: header
-    monkeypatch.setitem(sys.modules, "lsf.export.package", package)
+    monkeypatch.setitem(sys.modules, "lsf.formats.model_file.file", package)
     assert cli.main(["show", "m.safetensors"]) == 0
     output = capsys.readouterr().out
     for text in ("H -13.6 eV, O -2040 eV", "6 Å", "epoch 3, loss 0.123457", "energy eV", "LocalCharges"):
@@ -290,7 +290,7 @@ class OutOfMemoryError(RuntimeError):
     ],
 )  # fmt: skip
 def test_an_error_is_one_message_and_a_status(fake, recipe, capsys, error, status, message):
-    fake("lsf.pipeline", "run_recipe", error=error)
+    fake("lsf.commands.train", "run_recipe", error=error)
     assert cli.main(["run", str(recipe)]) == status
     captured = capsys.readouterr()
     assert captured.err == message
@@ -298,7 +298,7 @@ def test_an_error_is_one_message_and_a_status(fake, recipe, capsys, error, statu
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(fake, recipe):
-    fake("lsf.pipeline", "run_recipe", error=RuntimeError("a bug"))
+    fake("lsf.commands.train", "run_recipe", error=RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["run", str(recipe)])
 

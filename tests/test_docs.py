@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from lsf import units
-from lsf.catalog import Catalog, catalog, own_folder
 from lsf.cli import build_parser
-from lsf.data.keys import PROPERTIES
 from lsf.data.loader import load_data
 from lsf.models.derivatives import DERIVED, evaluate
-from lsf.recipe import Checks
-from lsf.resolve import resolve
-from tests.export.test_package import small_model, stored
+from lsf.recipe.catalog import Catalog, catalog, own_folder
+from lsf.recipe.quantities import PROPERTIES
+from lsf.recipe.rules import resolve
+from lsf.recipe.schema import Checks
+from tests.formats.test_package import small_model, stored
 from tests.models.helpers import batch_of, make_model, water
 
 ROOT = Path(__file__).resolve().parents[1]

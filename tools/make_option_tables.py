@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lsf.catalog import catalog
-from lsf.describe import OptionRow, option_rows
 from lsf.models.options import BackboneOptions
-from lsf.recipe import TABLES
+from lsf.recipe.catalog import catalog
+from lsf.recipe.describe import OptionRow, option_rows
+from lsf.recipe.schema import TABLES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- options: (?P<table>[\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -25,7 +25,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 from tblite.exceptions import TBLiteRuntimeError
 
-from lsf.files import replacing
+from lsf.machine.files import replacing
 
 Array = NDArray[np.float64]
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from lsf.cli import exit_status
 from lsf.compat.preprocess import main as with_old_flags
 from lsf.compat.preprocess import usage
-from lsf.data.read import read_frames
-from lsf.data.shard_statistics import statistics_of
-from lsf.data.shards import write_shards
-from lsf.recipe import Recipe
-from lsf.resolve import resolve
+from lsf.data.readers.extxyz import read_frames
+from lsf.data.readers.shard_statistics import statistics_of
+from lsf.data.readers.shards import write_shards
+from lsf.recipe.rules import resolve
+from lsf.recipe.schema import Recipe
 
 
 def main(arguments: Sequence[str]) -> int:

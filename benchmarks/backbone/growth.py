@@ -66,12 +66,12 @@ def epoch_table(recipe_file: Path, quick: bool) -> Table:
     from lsf.data.loader import load_data
     from lsf.models.build import build_model
     from lsf.models.local_source import NoCoulomb
-    from lsf.resolve import resolve
-    from lsf.train.batching import batch_source
-    from lsf.train.evaluation import model_evaluate
-    from lsf.train.loop import epoch_batches
-    from lsf.train.session import build_learner
-    from lsf.train.stages import check_labels
+    from lsf.recipe.rules import resolve
+    from lsf.train.loop.batching import batch_source
+    from lsf.train.loop.epoch import epoch_batches
+    from lsf.train.loop.session import build_learner
+    from lsf.train.loop.stages import check_labels
+    from lsf.train.objective.evaluation import model_evaluate
 
     torch.set_num_threads(1)
     recipe = resolve(recipe_file, ["device=cpu"])

@@ -58,13 +58,13 @@ def _evaluation(task: dict[str, Any]) -> Callable[..., Any]:
         return evaluate
     import logging
 
-    from lsf.train.compiled import CompiledSteps
+    from lsf.train.loop.compiled import CompiledSteps
 
     return CompiledSteps(logging.getLogger("benchmark"))
 
 
 def _package_step(task: dict[str, Any], parts: list[Structure]) -> Step:
-    from lsf.deploy.aoti import PackageFile
+    from lsf.formats.aoti.read import PackageFile
 
     model, batch = PackageFile(task["package"]).model, _lsf_batch(parts)
 
@@ -78,12 +78,12 @@ def _package_step(task: dict[str, Any], parts: list[Structure]) -> Step:
 def _lsf_model(task: dict[str, Any], parts: list[Structure]) -> Any:
     import torch
 
-    from lsf.catalog import catalog
     from lsf.data.statistics import DataFacts
     from lsf.electrostatics.boundary import Electrostatics
+    from lsf.recipe.catalog import catalog
 
     if "weights" in task:
-        from lsf.export.package import load_model
+        from lsf.formats.model_file.file import load_model
 
         return load_model(task["weights"]).model
     species = tuple(sorted({int(number) for part in parts for number in part.numbers}))

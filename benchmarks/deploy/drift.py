@@ -36,9 +36,9 @@ from numpy.typing import NDArray
 import lsf
 from benchmarks.bars import Bar, arguments, report
 from benchmarks.deploy.systems import water_box
-from lsf.deploy.lammps import build
-from lsf.deploy.lammps.external import LammpsModel
-from lsf.export.run import exporter
+from lsf.engines.lammps import build
+from lsf.engines.lammps.external import LammpsModel
+from lsf.formats.write import exporter
 
 BAR: Final = 1.0e-5
 """Largest drift in eV/atom/ps."""

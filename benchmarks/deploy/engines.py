@@ -79,22 +79,22 @@ def bare(task: dict[str, Any], atoms: Atoms, steps: int) -> dict[str, Any]:
 
 def prepared(task: dict[str, Any], atoms: Atoms) -> Callable[[], Any]:
     """Return a call that evaluates the model on these atoms."""
+    import lsf
     from lsf.data.graph import collate
 
     if task["format"] == "eager":
-        from lsf.export.package import load_model
         from lsf.models.derivatives import evaluate
 
-        calculator = load_model(task["model"]).ase_calculator(device="cpu")
+        calculator = lsf.load(task["model"]).ase_calculator(device="cpu")
         batch = collate(calculator._graphs([atoms]), labels=False)
         return lambda: evaluate(calculator.model, batch, ("forces", "stress"))
     if task["format"] == "aoti":
-        from lsf.deploy.aoti import CompiledCalculator
+        from lsf.engines.ase.compiled import CompiledCalculator
 
         compiled = CompiledCalculator(task["model"])
         batch = collate(compiled._graphs([atoms]), labels=False)
         return lambda: compiled.model(batch)
-    from lsf.deploy.torchscript import ScriptFile
+    from lsf.formats.torchscript.read import ScriptFile
 
     file = ScriptFile(task["model"])
     inputs = file.inputs([atoms])
@@ -105,11 +105,10 @@ def ase(task: dict[str, Any], atoms: Atoms, steps: int) -> dict[str, Any]:
     """ASE's velocity Verlet."""
     from ase.md.verlet import VelocityVerlet
 
-    import lsf.deploy.ase
-    from lsf.export.package import load_model
+    import lsf.engines.ase.calculator
 
-    atoms.calc = load_model(task["model"]).ase_calculator(device="cpu")
-    with clocked(lsf.deploy.ase, "evaluate") as clock:
+    atoms.calc = lsf.load(task["model"]).ase_calculator(device="cpu")
+    with clocked(lsf.engines.ase.calculator, "evaluate") as clock:
         VelocityVerlet(atoms, TIMESTEP * units.fs).run(steps + 1)
     return clock.last(steps)
 
@@ -135,8 +134,8 @@ def lammps_instance(atoms: Atoms) -> Any:
 
 def fix_external(task: dict[str, Any], atoms: Atoms, steps: int) -> dict[str, Any]:
     """LAMMPS with the model as fix external."""
-    from lsf.deploy.lammps.external import LammpsModel
-    from lsf.deploy.torchscript import ScriptFile
+    from lsf.engines.lammps.external import LammpsModel
+    from lsf.formats.torchscript.read import ScriptFile
 
     lmp = lammps_instance(atoms)
     lmp.commands_list(["pair_style zero 5.0 nocoeff", "pair_coeff * *"])
@@ -148,7 +147,7 @@ def fix_external(task: dict[str, Any], atoms: Atoms, steps: int) -> dict[str, An
 
 def pair_style(task: dict[str, Any], atoms: Atoms, steps: int) -> dict[str, Any]:
     """LAMMPS with the pair style, its steps and the bare model's evaluations in turns."""
-    from lsf.deploy.lammps import build
+    from lsf.engines.lammps import build
 
     lmp = lammps_instance(atoms)
     if not lmp.has_style("pair", "lsf"):
@@ -171,8 +170,8 @@ def openmm(task: dict[str, Any], atoms: Atoms, steps: int) -> dict[str, Any]:
     import openmm as mm
     from openmm import unit
 
-    from lsf.deploy.openmm import lsf_force
-    from lsf.deploy.torchscript import ScriptFile
+    from lsf.engines.openmm import lsf_force
+    from lsf.formats.torchscript.read import ScriptFile
 
     system = mm.System()
     for mass in atoms.get_masses():
@@ -192,8 +191,8 @@ def torch_sim(task: dict[str, Any], atoms: Atoms, steps: int) -> dict[str, Any]:
     """torch-sim's NVE dynamics."""
     import torch_sim as ts
 
-    from lsf.deploy.torchscript import ScriptFile
-    from lsf.deploy.torchsim import LsfModel
+    from lsf.engines.torchsim import LsfModel
+    from lsf.formats.torchscript.read import ScriptFile
 
     model = LsfModel(task["model"])
     with clocked(ScriptFile, "evaluate") as clock:
@@ -212,8 +211,8 @@ def ipi(task: dict[str, Any], atoms: Atoms, steps: int) -> dict[str, Any]:
     """The driver of i-PI, called as i-PI calls it; without the socket and without i-PI's own work."""
     import tempfile
 
-    from lsf.deploy.ipi_driver import LsfDriver
-    from lsf.deploy.torchscript import ScriptFile
+    from lsf.engines.ipi import LsfDriver
+    from lsf.formats.torchscript.read import ScriptFile
 
     with tempfile.NamedTemporaryFile(suffix=".xyz") as template:
         atoms.write(template.name)

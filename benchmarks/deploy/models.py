@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from lsf.data.statistics import DataFacts
-from lsf.export.package import load_model, save_model
-from lsf.export.run import exporter
+from lsf.formats.model_file.file import load_model, save_model
+from lsf.formats.write import exporter
 from lsf.models.build import build_model
-from lsf.recipe_io import read_recipe_text
+from lsf.recipe.read import read_recipe_text
 
 LEVELS: Final[dict[str, Any]] = {
     "r_max": 4.5,

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks.bars import Bar, arguments, report
 from lsf import load
-from lsf.pipeline import run_recipe
+from lsf.commands.train import run_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "recipes" / "data"

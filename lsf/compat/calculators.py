@@ -10,11 +10,11 @@ import attrs
 import numpy as np
 from ase import Atoms
 
-from lsf.catalog import catalog
-from lsf.deploy.ase import LsfCalculator
+from lsf.engines.ase.calculator import LsfCalculator
 from lsf.errors import LsfError, did_you_mean
-from lsf.export.package import LoadedModel, load_model
+from lsf.formats.model_file.file import LoadedModel, load_model
 from lsf.models.build import DTYPES
+from lsf.recipe.catalog import catalog
 
 LOG: Final = logging.getLogger("lsf.compat")
 
@@ -82,8 +82,8 @@ class OldCalculator(LsfCalculator):
     use_compile, compile_backend, compile_mode, compile_dynamic, compile_fullgraph, compile_warmup :
         accepted where ``use_compile`` is false
 
-    Results are those of :class:`lsf.deploy.ase.LsfCalculator`, and ``external_field`` (3,) V/Å and
-    ``fermi_level``. Only the model class named ``model`` is accepted.
+    Results are those of :class:`lsf.engines.ase.calculator.LsfCalculator`, and ``external_field`` (3,) V/Å
+    and ``fermi_level``. Only the model class named ``model`` is accepted.
     """
 
     model_name: ClassVar[str] = ""

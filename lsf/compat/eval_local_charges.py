@@ -19,14 +19,14 @@ from lsf.data.build import build_graphs
 from lsf.data.checks import species_problems
 from lsf.data.frames import Frame, atom_entries, frame_entries, frame_from_atoms
 from lsf.data.graph import AtomGraph, collate
-from lsf.data.read import TITLE, limited, read_atoms, shown_path
+from lsf.data.readers.extxyz import TITLE, limited, read_atoms, shown_path
 from lsf.errors import DataError, LsfError, Problem, did_you_mean
-from lsf.export.package import LoadedModel, load_model
-from lsf.files import replacing
+from lsf.formats.model_file.file import LoadedModel, load_model
+from lsf.machine.device import pick_device
+from lsf.machine.files import replacing
 from lsf.models.derivatives import evaluate
 from lsf.models.inputs import check_charge_range
-from lsf.recipe import Head
-from lsf.resolve import pick_device
+from lsf.recipe.schema import Head
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -12,17 +12,17 @@ import attrs
 import torch
 from ase.data import chemical_symbols
 
-from lsf.catalog import catalog
 from lsf.cli import exit_status
 from lsf.compat.mace_settings import BASES, CLASSES, STYLES, TRANSFORMS, MaceFile, read_mace
 from lsf.compat.mace_weights import convert, needs_complete_products
 from lsf.data.statistics import DataFacts
 from lsf.errors import ModelFileError
-from lsf.export.package import save_model
+from lsf.formats.model_file.file import save_model
 from lsf.models.build import DTYPES, build_model
 from lsf.models.irreps import Irreps, parse_irreps
 from lsf.models.local_source import LocalSourceModel
-from lsf.recipe import Component, DataOptions, Head, LossTerm, Recipe, Stage
+from lsf.recipe.catalog import catalog
+from lsf.recipe.schema import Component, DataOptions, Head, LossTerm, Recipe, Stage
 
 
 @attrs.frozen(eq=False)

@@ -20,10 +20,10 @@ from lsf.compat.mace_settings import MaceFile
 from lsf.errors import ModelFileError
 from lsf.models.convolution import convolution_paths
 from lsf.models.couplings import symmetric_basis
+from lsf.models.energies.readout import GATES
 from lsf.models.irreps import parse_irreps
 from lsf.models.options import BackboneOptions
 from lsf.models.radial import SILU_SCALE
-from lsf.models.readouts import GATES
 
 Floats = NDArray[np.float64]
 State = dict[str, Tensor]

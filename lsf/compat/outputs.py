@@ -17,9 +17,9 @@ from typing import Any, Final
 import attrs
 
 from lsf.report.tables import format_cell
-from lsf.train.metrics import SplitMetrics
+from lsf.train.objective.error_tables import build_error_table
+from lsf.train.objective.metrics import SplitMetrics
 from lsf.train.progress import MetricsFile, Record
-from lsf.train.tables import build_error_table
 
 FORMAT: Final = "%(asctime)s.%(msecs)03d %(levelname)s: %(message)s"
 DATES: Final = "%Y-%m-%d %H:%M:%S"

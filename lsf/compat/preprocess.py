@@ -24,13 +24,13 @@ from lsf.data.atomic_energies import (
     isolated_energies,
 )
 from lsf.data.frames import Frame
-from lsf.data.keys import ARRAY_PROPERTIES
-from lsf.data.read import TITLE, limited, read_frames
-from lsf.data.shard_statistics import statistics_of
-from lsf.data.shards import write_shards
+from lsf.data.readers.extxyz import TITLE, limited, read_frames
+from lsf.data.readers.shard_statistics import statistics_of
+from lsf.data.readers.shards import write_shards
 from lsf.errors import DataError, RecipeError, did_you_mean
-from lsf.files import replacing
-from lsf.recipe import Head
+from lsf.machine.files import replacing
+from lsf.recipe.quantities import ARRAY_PROPERTIES
+from lsf.recipe.schema import Head
 
 TABLE: Final = "preprocess"
 """The table of flags beside this module."""

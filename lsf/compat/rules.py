@@ -22,7 +22,7 @@ from lsf.compat.kernel_rule import kernels
 from lsf.compat.schedule import heads_table, stage_tables
 from lsf.compat.table import flag_rows, names_of
 from lsf.data.atomic_energies import ISOLATED_ATOM
-from lsf.data.shards import is_shard_folder, read_index
+from lsf.data.readers.shards import is_shard_folder, read_index
 from lsf.errors import LsfError, did_you_mean
 from lsf.models.options import BackboneOptions
 

@@ -14,8 +14,8 @@ from lsf.cli import exit_status, terminal
 from lsf.compat.table import flag_rows
 from lsf.compat.translate import Translation, folder_of, translate, work_folder
 from lsf.errors import DataError, LsfError, Problem, RecipeError
-from lsf.files import replacing
-from lsf.recipe_io import read_recipe_text
+from lsf.machine.files import replacing
+from lsf.recipe.read import read_recipe_text
 
 USAGE = """usage: run_train.py --name NAME --config CONFIG.yaml --train_file FILE [flags of the older trainer]
 
@@ -78,7 +78,7 @@ def run_folder(translation: Translation) -> Path:
 
 def _refuse_other_settings(translation: Translation) -> None:
     """Refuse to go on with a run of other settings, before its recipe is overwritten."""
-    from lsf.pipeline import other_settings
+    from lsf.commands.train import other_settings
 
     folder = run_folder(translation)
     if not translation.flags["restart_latest"] or not folder.is_dir():
@@ -95,12 +95,11 @@ def _refuse_other_settings(translation: Translation) -> None:
 
 def run_translated(translation: Translation, path: Path) -> None:
     """Train as the saved recipe says, with files and log lines where and as they used to be."""
+    from lsf.commands.train import resolved_recipe, run_recipe
     from lsf.compat.outputs import OldOutputs, log_handlers
-    from lsf.pipeline import run_recipe
-    from lsf.resolve import resolve
 
     try:
-        recipe = resolve(path)
+        recipe = resolved_recipe(path)
     except RecipeError as error:
         raise _with_cpu_hint(translation.explained(error)) from None
     folder = run_folder(translation)

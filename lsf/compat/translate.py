@@ -14,8 +14,8 @@ from lsf.compat.assignments import Assignment
 from lsf.compat.rules import RULES, left_to_foundation
 from lsf.compat.table import Row, flag_rows, names_of
 from lsf.errors import Problem, RecipeError, did_you_mean
-from lsf.recipe_io import apply_overrides, read_recipe_text
-from lsf.toml import Positions, write_toml
+from lsf.recipe.read import apply_overrides, read_recipe_text
+from lsf.recipe.toml import Positions, write_toml
 
 ORDER: Final = (
     "schema",

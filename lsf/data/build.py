@@ -15,11 +15,11 @@ from lsf.data.charges import Floats, FormalCharges, charges_of
 from lsf.data.checks import cell_problems
 from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
-from lsf.data.keys import LABELS, PROPERTIES
 from lsf.data.neighbors import Neighbors, find_neighbors
-from lsf.data.read import TITLE, limited
+from lsf.data.readers.extxyz import TITLE, limited
 from lsf.electrostatics.boundary import CoulombPlan, Electrostatics, default_box, plan_structure
 from lsf.errors import BoundaryError, DataError, Problem
+from lsf.recipe.quantities import LABELS, PROPERTIES
 
 BOUNDARY_KEY: Final = "electrostatics.boundary"
 
@@ -51,7 +51,7 @@ def build_graph(
     formal_charges
         (n_atoms,) e
     planner
-        makes the Coulomb lists; a :class:`lsf.electrostatics.plan_cache.PlanCache` keeps them between steps
+        makes the Coulomb lists; a :class:`lsf.electrostatics.plan.cache.PlanCache` keeps them between steps
     search
         finds the edges; a :class:`lsf.data.neighbors.NeighborCache` keeps a list between steps
 

@@ -1,7 +1,8 @@
 """Checks of frames before anything is trained on them; every one has its opt-out in the recipe.
 
 Each check takes frames and returns all problems, so that a caller can collect and then cut them with
-:func:`lsf.data.read.limited`. :func:`tolerated` first applies the opt-outs that mean "leave this label out".
+:func:`lsf.data.readers.extxyz.limited`. :func:`tolerated` first applies the opt-outs that mean "leave this
+label out".
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from ase.data import chemical_symbols
 
 from lsf.data.charges import FormalCharges, charges_of
 from lsf.data.frames import Frame
-from lsf.data.keys import LABELS, PROPERTIES
 from lsf.data.neighbors import closest_pair
 from lsf.errors import Problem
+from lsf.recipe.quantities import LABELS, PROPERTIES
 
 if TYPE_CHECKING:
-    from lsf.recipe import Checks
+    from lsf.recipe.schema import Checks
 
 CHARGE_TOLERANCE: Final = 1.0e-6
 """Largest difference between the sum of formal charges and total_charge that counts as rounding, in e."""

@@ -1,6 +1,6 @@
 """Frames: structures whose mapped keys have become properties of fixed shape, with their weights.
 
-Which key holds which property is said by a :class:`lsf.recipe.Head`; nothing is guessed from names.
+Which key holds which property is said by a :class:`lsf.recipe.schema.Head`; nothing is guessed from names.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from lsf.data.keys import LABELS, PROPERTIES, Property
 from lsf.errors import Problem, did_you_mean
+from lsf.recipe.quantities import LABELS, PROPERTIES, Property
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from lsf.recipe import Head
+    from lsf.recipe.schema import Head
 
 Floats = NDArray[np.float64]
 
@@ -41,9 +41,9 @@ class Frame:
     """One structure of a file.
 
     ``values`` holds the mapped properties this frame has, in the shapes of
-    :data:`lsf.data.keys.PROPERTIES` (``atomic_multipoles`` with all columns of the file). ``weights`` has
-    an entry for every label, 0 where the label is absent: a number, or for ``dipole`` one per Cartesian
-    component.
+    :data:`lsf.recipe.quantities.PROPERTIES` (``atomic_multipoles`` with all columns of the file).
+    ``weights`` has an entry for every label, 0 where the label is absent: a number, or for ``dipole`` one
+    per Cartesian component.
     """
 
     numbers: NDArray[np.int64]  # (n_atoms,)

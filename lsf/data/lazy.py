@@ -8,9 +8,9 @@ from typing import overload
 
 from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
-from lsf.data.keys import LABELS
-from lsf.data.shard_frames import ShardFrames
+from lsf.data.readers.shard_frames import ShardFrames
 from lsf.data.statistics import Summary
+from lsf.recipe.quantities import LABELS
 
 Build = Callable[[Frame], AtomGraph]
 

@@ -15,19 +15,19 @@ import torch
 from ase.data import chemical_symbols
 
 from lsf.data import atomic_energies, checks
-from lsf.data.build_splits import Findings, Frames, build_splits, formal_charge_rule, lazy_splits
 from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
 from lsf.data.net_charge import net_charge_warnings
-from lsf.data.read import TITLE, Reading, read_file, shown_path
-from lsf.data.shard_frames import ShardFrames, changed_frames, chosen_frames, read_shards
-from lsf.data.shards import INDEX, is_shard_folder
+from lsf.data.readers.extxyz import TITLE, Reading, read_file, shown_path
+from lsf.data.readers.shard_frames import ShardFrames, changed_frames, chosen_frames, read_shards
+from lsf.data.readers.shards import INDEX, is_shard_folder
+from lsf.data.splits import Findings, Frames, build_splits, formal_charge_rule, lazy_splits
 from lsf.data.statistics import DataFacts, SplitCounts, Summary, provenance_of
 from lsf.data.survey_cache import Known, SurveyCache
 from lsf.errors import DataError, Problem
 
 if TYPE_CHECKING:
-    from lsf.recipe import Recipe
+    from lsf.recipe.schema import Recipe
 
 TRAIN: Final = "train"
 VALID: Final = "valid"

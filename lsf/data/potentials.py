@@ -13,7 +13,7 @@ from lsf.electrostatics.boundary import CoulombPlan, Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
 
 if TYPE_CHECKING:
-    from lsf.recipe import Recipe
+    from lsf.recipe.schema import Recipe
 
 POTENTIALS_LOSS: Final = "esps"
 """Name of the loss that compares potentials at atoms."""

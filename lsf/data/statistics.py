@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from lsf.data.graph import AtomGraph
-from lsf.data.keys import LABELS
+from lsf.recipe.quantities import LABELS
 from lsf.report.tables import Cell, Table
 
 

@@ -16,13 +16,13 @@ import attrs
 
 import lsf
 from lsf.data.potentials import trains_on_potentials
-from lsf.data.shards import INDEX, is_shard_folder
+from lsf.data.readers.shards import INDEX, is_shard_folder
 from lsf.data.statistics import Summary
 from lsf.errors import LsfError
-from lsf.files import replacing
+from lsf.machine.files import replacing
 
 if TYPE_CHECKING:
-    from lsf.recipe import Recipe
+    from lsf.recipe.schema import Recipe
 
 PATHS: Final = ("train", "valid", "test")
 """Settings of the data that are compared by content."""
@@ -51,7 +51,7 @@ class SurveyCache:
         """Return the file for a recipe; nothing is kept of splits in plain files."""
         if not all(is_shard_folder(path) for path in paths.values()):
             return cls(None)
-        from lsf.recipe_io import as_table
+        from lsf.recipe.read import as_table
 
         data = {name: value for name, value in as_table(recipe.data).items() if name not in PATHS}
         options = recipe.model.options

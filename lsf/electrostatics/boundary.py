@@ -13,8 +13,15 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from lsf.electrostatics import lists, mesh_plan
-from lsf.electrostatics.cell_checks import check_cell, check_cube, check_plane, check_vacuum, volume_fraction
+from lsf.electrostatics.plan import lists
+from lsf.electrostatics.plan import mesh_choice as mesh_plan
+from lsf.electrostatics.plan.cell_checks import (
+    check_cell,
+    check_cube,
+    check_plane,
+    check_vacuum,
+    volume_fraction,
+)
 from lsf.errors import BoundaryError, did_you_mean
 from lsf.options import between, one_of, option
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lsf.electrostatics import plain, scripted
-from lsf.electrostatics.backends import capturing, recording
 from lsf.electrostatics.boundary import (
     KIND_BOX,
     KIND_OPEN,
@@ -21,14 +19,17 @@ from lsf.electrostatics.boundary import (
     Electrostatics,
     kinds_by_periodicity,
 )
-from lsf.electrostatics.corrections import box_energy, slab_energy, truncated_energy
-from lsf.electrostatics.dispatch import arrange, open_pairs
-from lsf.electrostatics.fourier import fourier_sum
+from lsf.electrostatics.box import box_energy, slab_energy, truncated_energy
+from lsf.electrostatics.exported import recorded as plain
+from lsf.electrostatics.exported import torchscript as scripted
+from lsf.electrostatics.fourier.backends import capturing, recording
+from lsf.electrostatics.fourier.dispatch import arrange, open_pairs
+from lsf.electrostatics.fourier.pair import fourier_sum
 from lsf.electrostatics.lattice import of_structure
-from lsf.electrostatics.layer import layer_energy
-from lsf.electrostatics.mesh import centred
+from lsf.electrostatics.mesh.sums import centred
 from lsf.electrostatics.multipoles import max_degree, self_energies, transformed
-from lsf.electrostatics.waves import Waves, waves
+from lsf.electrostatics.reciprocal import Waves, waves
+from lsf.electrostatics.slab import layer_energy
 
 
 def coulomb_energy(

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.backends import capturing
 from lsf.electrostatics.boundary import KIND_OPEN, KIND_PERIODIC, KIND_SLAB, CoulombPlan
+from lsf.electrostatics.fourier.backends import capturing
 
 
 class Lattice(NamedTuple):

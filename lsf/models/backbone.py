@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lsf.models.blocks import EdgeTables
 from lsf.models.contraction import SymmetricContraction
 from lsf.models.convolution import ELEMENTS_AT_MOST, Neighborhood
-from lsf.models.density import LocalDensity
 from lsf.models.geometry import Edges
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import Irreps
 from lsf.models.linear import EquivariantLinear, SpeciesLinear
+from lsf.models.message_passing.native.blocks import EdgeTables
+from lsf.models.neighbour_density import LocalDensity
 
 
 class RecordedEdges(NamedTuple):

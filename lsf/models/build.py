@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from lsf.catalog import catalog
 from lsf.data.statistics import DataFacts
 from lsf.models.local_source import LocalSourceModel
-from lsf.recipe import Recipe
+from lsf.recipe.catalog import catalog
+from lsf.recipe.schema import Recipe
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 

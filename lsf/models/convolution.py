@@ -9,9 +9,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from lsf.models.blocks import EdgeBlocks, EdgeTables, edge_blocks
 from lsf.models.couplings import allowed_products
 from lsf.models.irreps import Irreps
+from lsf.models.message_passing.native.blocks import EdgeBlocks, EdgeTables, edge_blocks
 from lsf.models.radial import RadialNetwork
 
 Path = tuple[int, int, int]
@@ -117,7 +117,9 @@ class Neighborhood:
 
     @property
     def with_slopes(self) -> bool:
-        """Whether radial functions come with their slopes, for sums of :mod:`lsf.models.sloped_sums`."""
+        """Whether radial functions come with their slopes, for sums of
+        :mod:`lsf.models.message_passing.compiled.sums`.
+        """
         return self.radial_slopes is not None
 
     @cached_property

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lsf.data.graph import GraphTensors, graph_tensors
 from lsf.models.local_source import LocalSourceModel, ModelOutput
-from lsf.models.moments import positions_kept_inside, weights_fixed
-from lsf.models.sources import cartesian_dipoles, sum_over_graph
+from lsf.models.message_passing.native.autograd import positions_kept_inside, weights_fixed
+from lsf.models.sources.heads import cartesian_dipoles, sum_over_graph
 from lsf.models.strain import deform, inverse_volume
 
 DERIVED = ("forces", "stress", "virial", "potential", "born_charges", "hessian")

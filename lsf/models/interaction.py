@@ -1,8 +1,9 @@
 """Message passing: neighbours' features, spherical harmonics and radial weights into an atomic basis.
 
-The layer holds the weights; the sum over neighbours is left to kernels (:mod:`lsf.models.kernels`), of which
-:class:`lsf.models.kernels.reference.E3nnKernel` states the mathematics. A first layer whose features depend
-on the element alone sums by element before any weight.
+The layer holds the weights; the sum over neighbours is left to kernels
+(:mod:`lsf.models.message_passing.executors`), of which
+:class:`lsf.models.message_passing.reference.E3nnKernel` states the mathematics. A first layer whose features
+depend on the element alone sums by element before any weight.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from lsf.models.convolution import Convolution, Neighborhood, Radial
-from lsf.models.hidden_slopes import with_slopes
 from lsf.models.irreps import Irreps
-from lsf.models.kernels import Kernel, kernel_class
-from lsf.models.kernels.native import NativeKernel
 from lsf.models.linear import EquivariantLinear
-from lsf.models.moments import Inputs, summed
-from lsf.models.neighbor_sums import ElementMoments
-from lsf.models.opaque_sums import neighbor_sums
+from lsf.models.message_passing.compiled.operator import neighbor_sums
+from lsf.models.message_passing.compiled.radial import with_slopes
+from lsf.models.message_passing.compiled.sums import ElementSums, SlopedInputs
+from lsf.models.message_passing.executors import Kernel, kernel_class
+from lsf.models.message_passing.native.autograd import Inputs, summed
+from lsf.models.message_passing.native.executor import NativeKernel
+from lsf.models.message_passing.native.sums import ElementMoments
 from lsf.models.radial import SILU_SCALE, RadialNetwork
-from lsf.models.sloped_sums import ElementSums, SlopedInputs
 
 
 class Interaction(nn.Module):

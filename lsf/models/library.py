@@ -12,10 +12,12 @@ from lsf.data.statistics import DataFacts
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.errors import LsfError
 from lsf.models.backbone import Backbone, layer_irreps
-from lsf.models.charge_state import ChargeState
+from lsf.models.charge_state_embedding import ChargeState
+from lsf.models.energies.localized_charge import LocalizedCharge
+from lsf.models.energies.pair_repulsion import PairRepulsion
+from lsf.models.energies.readout import EnergyReadout, PolarizabilityReadout
 from lsf.models.irreps import Irreps, parse_irreps
 from lsf.models.local_source import CoulombTerm, LocalSourceModel, NoCoulomb
-from lsf.models.localized import LocalizedCharge
 from lsf.models.options import (
     BackboneOptions,
     FixedChargeOptions,
@@ -23,24 +25,22 @@ from lsf.models.options import (
     LocalSplitChargesOptions,
     MACEOptions,
 )
-from lsf.models.oxidation import (
-    Mixer,
-    NoMixer,
-    OxidationDependentTransfer,
-    ProductMixer,
-    SumMixer,
-    SymmetricTransfer,
-)
-from lsf.models.pairs import PairRepulsion
 from lsf.models.radial import RADIAL_BASES, TRANSFORMS, RadialBasis
-from lsf.models.readouts import EnergyReadout, PolarizabilityReadout
-from lsf.models.sources import (
+from lsf.models.sources.heads import (
     FixedSource,
     LocalSource,
     MultipoleReadout,
     NoSource,
     SourceHead,
     SplitSource,
+)
+from lsf.models.sources.oxidation import (
+    Mixer,
+    NoMixer,
+    OxidationDependentTransfer,
+    ProductMixer,
+    SumMixer,
+    SymmetricTransfer,
 )
 
 SYMMETRIC_WIDTH = 64

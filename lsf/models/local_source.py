@@ -13,17 +13,17 @@ from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.field import field_energy
 from lsf.models.backbone import Backbone, RecordedEdges, SpeciesGroups
-from lsf.models.blocks import EdgeTables
-from lsf.models.charge_state import ChargeState
-from lsf.models.compiled_blocks import blocks_are_compiled
+from lsf.models.charge_state_embedding import ChargeState
 from lsf.models.convolution import ELEMENTS_AT_MOST
+from lsf.models.energies.localized_charge import LocalizedCharge
+from lsf.models.energies.pair_repulsion import BondLengths, PairRepulsion
+from lsf.models.energies.readout import EnergyReadout, PolarizabilityReadout
 from lsf.models.geometry import edge_geometry
-from lsf.models.localized import LocalizedCharge
-from lsf.models.oxidation import NoMixer
-from lsf.models.pairs import BondLengths, PairRepulsion
+from lsf.models.message_passing.compiled.executor import blocks_are_compiled
+from lsf.models.message_passing.native.blocks import EdgeTables
 from lsf.models.radial import RadialBasis
-from lsf.models.readouts import EnergyReadout, PolarizabilityReadout
-from lsf.models.sources import SourceHead, sum_over_graph
+from lsf.models.sources.heads import SourceHead, sum_over_graph
+from lsf.models.sources.oxidation import NoMixer
 
 
 class ModelOutput(NamedTuple):
@@ -173,7 +173,8 @@ class LocalSourceModel(nn.Module):
     def forward(self, *tensors: Tensor) -> ModelOutput:
         """Return energies, density and polarization of the flat tensors of :class:`GraphTensors`.
 
-        Those of :class:`lsf.models.blocks.EdgeTables` may follow: what a recorded graph is given.
+        Those of :class:`lsf.models.message_passing.native.blocks.EdgeTables` may follow: what a recorded
+        graph is given.
         """
         graph, tables = split_tensors(tensors)
         n_graphs = graph.cell.shape[0]

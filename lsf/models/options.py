@@ -14,7 +14,7 @@ from lsf.models.irreps import parse_irreps
 from lsf.options import Rule, above, between, option, unless_none
 
 if TYPE_CHECKING:
-    from lsf.recipe import Recipe
+    from lsf.recipe.schema import Recipe
 
 
 FormalCharges = dict[str, float] | Literal["from_data"]

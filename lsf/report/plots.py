@@ -19,7 +19,7 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from lsf.files import replacing
+from lsf.machine.files import replacing
 
 Array = NDArray[np.float64]
 Pair = tuple[Array, Array]
@@ -56,7 +56,7 @@ QUANTITIES: Final[dict[str, Quantity]] = {
 }
 """Known properties in the order of their panels; others are shown after them without a unit.
 
-The names are those of ``lsf.train.metrics.QUANTITIES``.
+The names are those of ``lsf.train.objective.metrics.QUANTITIES``.
 """
 
 HISTORY_ERRORS: Final[dict[str, tuple[str, str]]] = {

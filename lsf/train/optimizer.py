@@ -24,7 +24,7 @@ DECAYING: Final = ("interactions_decay", "products")
 
 @runtime_checkable
 class HasParameterGroups(Protocol):
-    """Models that sort their weights into the groups of :data:`lsf.recipe.PARAMETER_GROUPS`."""
+    """Models that sort their weights into the groups of :data:`lsf.recipe.schema.PARAMETER_GROUPS`."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return all parameters, each once, by the name of their group."""

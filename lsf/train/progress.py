@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lsf.errors import LsfError
 from lsf.report.tables import format_cell
-from lsf.train.metrics import SplitMetrics
+from lsf.train.objective.metrics import SplitMetrics
 
 SHOWN: Final = (
     ("energy_per_atom", "E", "meV/atom"),

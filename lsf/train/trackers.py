@@ -15,12 +15,12 @@ from typing import Any, Final, Literal, Protocol
 import attrs
 from torch import nn
 
-from lsf.catalog import catalog
 from lsf.errors import MissingExtraError
 from lsf.options import at_least, option
-from lsf.recipe import Recipe
-from lsf.recipe_io import as_table
-from lsf.train.distributed import is_main_process
+from lsf.recipe.catalog import catalog
+from lsf.recipe.read import as_table
+from lsf.recipe.schema import Recipe
+from lsf.train.loop.distributed import is_main_process
 from lsf.train.progress import Record
 
 EXTRA: Final = "trackers"

@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 
 from lsf.compat.import_mace import import_mace
 from lsf.compat.mace_settings import read_mace
-from lsf.export.package import load_model, save_model
+from lsf.engines.load import load
+from lsf.formats.model_file.file import save_model
 from tests.compat.mace.make_models import structures
 
 SAMPLES = Path(__file__).parent / "mace"
@@ -18,7 +19,7 @@ def imported(weights, path, head=None):
     """Return the loaded model file ``path`` that is made of exported weights."""
     made = import_mace(read_mace(weights, head), path.stem)
     save_model(made.model, path, made.recipe, made.facts)
-    return load_model(path)
+    return load(path)
 
 
 def deviations(loaded, predictions, head):

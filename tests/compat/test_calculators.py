@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import lsf.deploy.ase
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
+from lsf.deploy.ase import LocalChargesCalculator, LocalSplitChargesCalculator
 
 import lsf
-import lsf.deploy.ase
 from lsf.compat.calculators import with_boundary
-from lsf.deploy.ase import LocalChargesCalculator, LocalSplitChargesCalculator
 from lsf.errors import LsfError
-from tests.export.test_package import stored
+from tests.formats.test_package import stored
 from tests.models.helpers import water
 
 

@@ -13,7 +13,7 @@ from lsf.compat.arguments import Flags, Given, load_yaml
 from lsf.compat.schedule import heads_table, stage_tables
 from lsf.compat.table import Name, names_of
 from lsf.errors import LsfError
-from lsf.recipe_io import read_recipe_text
+from lsf.recipe.read import read_recipe_text
 from tests.compat.conftest import NONPOLARIZABLE, SPLIT, Command
 
 STAGE = {"name": "a", "start": 0, "end": 0, "loss": {"forces": 1}}

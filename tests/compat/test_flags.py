@@ -10,14 +10,14 @@ from typing import Any
 import attrs
 import pytest
 
-from lsf.catalog import catalog
 from lsf.compat.arguments import EXPECTED
 from lsf.compat.rules import RULES
 from lsf.compat.table import Row, flag_rows, markdown_table, names_of
 from lsf.compat.translate import Translation
-from lsf.data.keys import ARRAY_PROPERTIES, INFO_PROPERTIES
 from lsf.errors import RecipeError
-from lsf.recipe import Stage
+from lsf.recipe.catalog import catalog
+from lsf.recipe.quantities import ARRAY_PROPERTIES, INFO_PROPERTIES
+from lsf.recipe.schema import Stage
 from tests.compat.conftest import Command
 
 OLD_FLAGS = """

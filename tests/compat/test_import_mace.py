@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from lsf.compat.import_mace import main
 from lsf.compat.mace_settings import read_mace
 from lsf.errors import ModelFileError
-from lsf.export.package import load_model
+from lsf.formats.model_file.file import load_model
 from tests.compat.mace_files import SAMPLES, deviations, imported
 
 SAMPLE = SAMPLES / "sample.weights.safetensors"

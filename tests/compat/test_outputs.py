@@ -13,8 +13,8 @@ import pytest
 from lsf.compat import outputs
 from lsf.compat.outputs import HEADINGS, OldOutputs, count_line, epoch_line, error_table_text, result_record
 from lsf.compat.table import names_of
-from lsf.train.metrics import ErrorStats, SplitMetrics
-from lsf.train.tables import build_error_table
+from lsf.train.objective.error_tables import build_error_table
+from lsf.train.objective.metrics import ErrorStats, SplitMetrics
 
 RMSE = {
     "energy": 0.1,

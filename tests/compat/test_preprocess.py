@@ -18,10 +18,10 @@ from lsf.compat.arguments import EXPECTED
 from lsf.compat.preprocess import KEY_FLAGS, main, usage
 from lsf.compat.table import Row, flag_rows, markdown_table
 from lsf.compat.translate import translate
-from lsf.data.read import read_frames
-from lsf.data.shard_frames import read_shards
-from lsf.data.shards import read_index
-from lsf.recipe import Head
+from lsf.data.readers.extxyz import read_frames
+from lsf.data.readers.shard_frames import read_shards
+from lsf.data.readers.shards import read_index
+from lsf.recipe.schema import Head
 from tests.compat.conftest import Command
 
 MACE_FLAGS = """

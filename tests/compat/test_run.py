@@ -9,7 +9,7 @@ import pytest
 from ase.io import read, write
 
 from lsf.compat.run_train import main
-from lsf.recipe_io import read_recipe
+from lsf.recipe.read import read_recipe
 from tests.compat.conftest import CONFIG, NONPOLARIZABLE, SPLIT
 
 DATA = Path(__file__).parents[2] / "recipes" / "data" / "water_clusters_valid.xyz"

@@ -14,7 +14,7 @@ from ase.io import read, write
 from lsf.compat.batch_losses import fit_name, read_losses, running_mean
 from lsf.compat.batch_losses import main as plot_main
 from lsf.compat.eval_local_charges import main as eval_main
-from tests.export.test_package import stored
+from tests.formats.test_package import stored
 from tests.models.helpers import water
 
 TOOLS = Path(__file__).parents[2] / "tools"

@@ -8,10 +8,10 @@ from typing import Any
 import attrs
 import numpy as np
 
-from lsf.catalog import Component
 from lsf.data.frames import Frame
-from lsf.data.keys import LABELS
-from lsf.recipe import Checks, DataOptions, Electrostatics, Head, LossTerm, Recipe, Stage
+from lsf.recipe.catalog import Component
+from lsf.recipe.quantities import LABELS
+from lsf.recipe.schema import Checks, DataOptions, Electrostatics, Head, LossTerm, Recipe, Stage
 
 HEAD = Head(
     info_keys={"energy": "REF_energy", "dipole": "REF_dipole", "total_charge": "total_charge"},

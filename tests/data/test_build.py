@@ -10,9 +10,9 @@ from data_files import frame
 
 from lsf.data.build import build_graph, build_graphs
 from lsf.data.graph import collate
-from lsf.data.keys import LABELS, PROPERTIES
 from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN, KIND_PERIODIC, KIND_SLAB, Electrostatics
 from lsf.errors import BoundaryError, DataError
+from lsf.recipe.quantities import LABELS, PROPERTIES
 
 AUTO = Electrostatics(boundary="auto")
 R_MAX = 4.0

@@ -9,7 +9,7 @@ from data_files import frame
 
 from lsf.data import checks
 from lsf.data.charges import charges_of
-from lsf.recipe import Checks
+from lsf.recipe.schema import Checks
 
 STRICT = Checks()
 

@@ -14,7 +14,7 @@ from lsf.data.loader import load_data
 from lsf.data.statistics import count_table
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.errors import DataError
-from lsf.recipe import Checks, Head, LossTerm, Stage
+from lsf.recipe.schema import Checks, Head, LossTerm, Stage
 
 LOG = logging.getLogger("tests.data")
 

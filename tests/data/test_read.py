@@ -7,10 +7,10 @@ import pytest
 from data_files import HEAD, HEADS, WATER, frame_text, waters, write
 
 from lsf.data.build import build_graph
-from lsf.data.read import limited, read_atoms, read_file, read_frames
+from lsf.data.readers.extxyz import limited, read_atoms, read_file, read_frames
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.errors import DataError, Problem
-from lsf.recipe import Head
+from lsf.recipe.schema import Head
 
 
 def one(tmp_path, head, **text):

@@ -15,14 +15,14 @@ import torch
 from data_files import HEAD, HEADS, WATER, frame_text, waters, write
 from test_loader import load
 
-from lsf.catalog import own_folder
 from lsf.data.graph import AtomGraph
-from lsf.data.read import read_file, read_frames
-from lsf.data.shard_frames import changed_frames, chosen_frames, read_shards
-from lsf.data.shards import INDEX, is_shard_folder, read_index, write_shards
+from lsf.data.readers.extxyz import read_file, read_frames
+from lsf.data.readers.shard_frames import changed_frames, chosen_frames, read_shards
+from lsf.data.readers.shards import INDEX, is_shard_folder, read_index, write_shards
 from lsf.errors import DataError, LsfError
-from lsf.recipe import Checks, Head
-from lsf.train.batching import batch_source
+from lsf.recipe.catalog import own_folder
+from lsf.recipe.schema import Checks, Head
+from lsf.train.loop.batching import batch_source
 
 RICH = Head(
     {**HEAD.info_keys, "stress": "REF_stress", "external_field": "field"},
@@ -143,7 +143,7 @@ def sharded(tmp_path, count=10, per_shard=3):
 
 def test_frames_may_be_asked_for_in_any_order(tmp_path, monkeypatch):
     path, folder = sharded(tmp_path)
-    monkeypatch.setattr("lsf.data.shard_frames.OPEN_SHARDS", 2)
+    monkeypatch.setattr("lsf.data.readers.shard_frames.OPEN_SHARDS", 2)
     straight, frames = read_frames(path, HEADS), read_shards(folder, HEADS).frames
     assert len(frames) == 10
     for place in (9, 0, 5, 0, 3, -1):

@@ -16,10 +16,10 @@ from triton import compile as compile_program
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from lsf.electrostatics.kernels import fourier, mesh, pairs
-from lsf.electrostatics.kernels.programs import fourier as fourier_programs
-from lsf.electrostatics.kernels.programs import mesh as mesh_programs
-from lsf.electrostatics.kernels.programs import pairs as pair_programs
+from lsf.electrostatics.gpu import fourier, mesh, pairs
+from lsf.electrostatics.gpu.programs import fourier as fourier_programs
+from lsf.electrostatics.gpu.programs import mesh as mesh_programs
+from lsf.electrostatics.gpu.programs import pairs as pair_programs
 
 POINTERS_OF_INTEGERS = {"triplets", "order", "blocks", "bases"}
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from lsf.electrostatics import lists
 from lsf.electrostatics.boundary import (
     KIND_BOX,
     KIND_OPEN,
@@ -23,6 +22,7 @@ from lsf.electrostatics.boundary import (
     plan_structure,
 )
 from lsf.electrostatics.energy import coulomb_energy
+from lsf.electrostatics.plan import lists
 from lsf.errors import BoundaryError
 
 CUBE = np.eye(3) * 12.0

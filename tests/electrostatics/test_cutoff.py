@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from lsf.electrostatics import boundary
 from lsf.electrostatics.boundary import Electrostatics
-from lsf.electrostatics.waves import taper
+from lsf.electrostatics.reciprocal import taper
 
 
 def liquid(n_atoms: int, degree: int) -> Structure:

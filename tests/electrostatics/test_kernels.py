@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lsf.electrostatics import fourier_blocks, kernels
+from lsf.electrostatics import gpu as kernels
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
-from lsf.electrostatics.mesh_transfer import arrange_transfer
+from lsf.electrostatics.fourier import blocks as fourier_blocks
+from lsf.electrostatics.mesh.transfer import arrange_transfer
 from lsf.electrostatics.multipoles import monomials
-from lsf.electrostatics.realspace import open_energy
+from lsf.electrostatics.open_space import open_energy
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -88,7 +89,7 @@ def test_with_triton_but_no_gpu_the_message_names_the_device_alone(monkeypatch: 
 @pytest.mark.parametrize("degree", [0, 1, 2, 4])
 def test_fourier_sums_are_those_of_the_direct_backend(degree: int) -> None:
     """Unequal structures, one without atoms, one without wave vectors; sums in one and in several parts."""
-    from lsf.electrostatics.kernels.fourier import KernelPair
+    from lsf.electrostatics.gpu.fourier import KernelPair
 
     batch, k_batch = rows(N_ATOMS), rows(N_WAVES)
     triplets = torch.cat([half_space(n, seed) for seed, n in enumerate(N_WAVES)])
@@ -151,7 +152,7 @@ def small_pair() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @needs_triton
 def test_operators_of_the_fourier_pair_are_their_own_derivatives() -> None:
-    from lsf.electrostatics.kernels.fourier import fourier_gather, fourier_sum, kernel_grid
+    from lsf.electrostatics.gpu.fourier import fourier_gather, fourier_sum, kernel_grid
 
     fractional, batch, triplets, k_batch = small_pair()
     grid = kernel_grid(batch, triplets, k_batch, 2, torch.float64)
@@ -165,7 +166,7 @@ def test_operators_of_the_fourier_pair_are_their_own_derivatives() -> None:
 
 
 def forces(fractional: Tensor, moments: Tensor, batch: Tensor, triplets: Tensor, k_batch: Tensor) -> Tensor:
-    from lsf.electrostatics.kernels.fourier import fourier_sum, kernel_grid
+    from lsf.electrostatics.gpu.fourier import fourier_sum, kernel_grid
 
     grid = kernel_grid(batch, triplets, k_batch, 2, torch.float64)
     value = fourier_sum(fractional, moments, grid, 1).square().sum()
@@ -186,7 +187,7 @@ def test_a_traced_graph_of_forces_holds_the_operators_and_takes_other_sizes() ->
 @needs_triton
 def test_compiled_energies_and_derivatives_are_the_eager_ones() -> None:
     """No graph break. The code generator is left out: in the interpreter operators are opaque to it."""
-    from lsf.electrostatics.kernels.fourier import fourier_sum, kernel_grid
+    from lsf.electrostatics.gpu.fourier import fourier_sum, kernel_grid
 
     fractional, batch, triplets, k_batch = small_pair()
     moments = random(6, 3, 4).requires_grad_()
@@ -204,7 +205,7 @@ def test_compiled_energies_and_derivatives_are_the_eager_ones() -> None:
 @needs_triton
 def test_operators_keep_the_contract_of_the_dispatcher() -> None:
     """Schema, fake tensors, autograd and ahead-of-time dispatch with dynamic shapes."""
-    from lsf.electrostatics.kernels import fourier, mesh, pairs
+    from lsf.electrostatics.gpu import fourier, mesh, pairs
 
     fractional, batch, triplets, k_batch = small_pair()
     moments = random(6, 3, 4).requires_grad_()
@@ -245,7 +246,7 @@ def test_mesh_transfer_is_that_of_the_mesh_backend(order: int, degree: int) -> N
 
 @needs_triton
 def test_mesh_operators_are_their_own_derivatives() -> None:
-    from lsf.electrostatics.kernels.mesh import KernelTransfer, spline_table
+    from lsf.electrostatics.gpu.mesh import KernelTransfer, spline_table
 
     fractional = random(0, 1, 3).requires_grad_()
     splines = spline_table(6, torch.float64, fractional.device)

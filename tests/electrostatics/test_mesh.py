@@ -11,16 +11,17 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
-from lsf.electrostatics import mesh_plan, mesh_transfer
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
-from lsf.electrostatics.fourier import fourier_gather, fourier_sum
-from lsf.electrostatics.fourier_blocks import arrange as arrange_direct
-from lsf.electrostatics.mesh import arrange
-from lsf.electrostatics.mesh_errors import ORDERS, friendly_sizes, relative_force_error
-from lsf.electrostatics.mesh_splines import spline_values
+from lsf.electrostatics.fourier.blocks import arrange as arrange_direct
+from lsf.electrostatics.fourier.pair import fourier_gather, fourier_sum
+from lsf.electrostatics.mesh import transfer as mesh_transfer
+from lsf.electrostatics.mesh.errors import ORDERS, friendly_sizes, relative_force_error
+from lsf.electrostatics.mesh.splines import spline_values
+from lsf.electrostatics.mesh.sums import arrange
 from lsf.electrostatics.multipoles import monomials
-from lsf.electrostatics.plan_cache import PlanCache
+from lsf.electrostatics.plan import mesh_choice as mesh_plan
+from lsf.electrostatics.plan.cache import PlanCache
 
 SIZE = (16, 18, 20)
 TRIPLETS = torch.tensor([[0, 0, 1], [0, 0, 3], [1, -2, 0], [2, 1, -3], [1, 0, -1], [0, 1, 0], [3, 0, 2]])

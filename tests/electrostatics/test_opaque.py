@@ -8,7 +8,7 @@ import torch
 
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
-from lsf.electrostatics.opaque import _energy, opaque_coulomb_energy
+from lsf.electrostatics.exported.operator import _energy, opaque_coulomb_energy
 from tests.electrostatics.structures import KINDS, kind_structure
 
 

@@ -15,9 +15,10 @@ from structures import KINDS, Structure, derivatives, energy, kind_structure, ra
 from torch import Tensor
 
 from lsf.electrostatics.boundary import Electrostatics
-from lsf.electrostatics.grid import Grid, grid_points, planar_average, structure_grid
 from lsf.electrostatics.multipoles import dipoles
-from lsf.electrostatics.potential import (
+from lsf.electrostatics.potential.grid import Grid, grid_points, planar_average, structure_grid
+from lsf.electrostatics.potential.sums import ChargedStructure
+from lsf.electrostatics.potential.values import (
     density_at,
     density_on_grid,
     field_on_grid,
@@ -25,7 +26,6 @@ from lsf.electrostatics.potential import (
     potential_at_atoms,
     potential_on_grid,
 )
-from lsf.electrostatics.potential_sums import ChargedStructure
 from lsf.errors import BoundaryError, LsfError
 from lsf.units import COULOMB_CONSTANT
 

@@ -11,14 +11,18 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from lsf.electrostatics import dispatch, fourier_bins, fourier_blocks, fourier_layout, fourier_phases
-from lsf.electrostatics.backends import AdjointPair, Arrange
 from lsf.electrostatics.boundary import CoulombPlan
-from lsf.electrostatics.fourier import fourier_gather, fourier_sum
+from lsf.electrostatics.fourier import bins as fourier_bins
+from lsf.electrostatics.fourier import blocks as fourier_blocks
+from lsf.electrostatics.fourier import dispatch
+from lsf.electrostatics.fourier import layout as fourier_layout
+from lsf.electrostatics.fourier import small as fourier_phases
+from lsf.electrostatics.fourier.backends import AdjointPair, Arrange
+from lsf.electrostatics.fourier.pair import fourier_gather, fourier_sum
 from lsf.electrostatics.lattice import invert
-from lsf.electrostatics.layer import LayerGrid, layer_gather, layer_grid, layer_sum
 from lsf.electrostatics.multipoles import monomials
-from lsf.electrostatics.realspace import boys, kernels
+from lsf.electrostatics.open_space import boys, kernels
+from lsf.electrostatics.slab import LayerGrid, layer_gather, layer_grid, layer_sum
 
 TRIPLETS = torch.tensor([[0, 0, 1], [0, 0, 2], [1, -2, 0], [2, 1, -3], [1, 0, -1], [0, 1, 0], [3, 0, 2]])
 K_BATCH = torch.tensor([0, 0, 0, 0, 2, 2, 2])

@@ -19,9 +19,9 @@ from triton.compiler import ASTSource
 
 from lsf.models.convolution import Convolution, Neighborhood
 from lsf.models.irreps import parse_irreps
-from lsf.models.kernels.convolution_operators import receive, shape_of, tables_of
-from lsf.models.kernels.fused import edge_couplings
-from lsf.models.kernels.programs import convolution as programs
+from lsf.models.message_passing.triton import programs
+from lsf.models.message_passing.triton.executor import edge_couplings
+from lsf.models.message_passing.triton.operators import receive, shape_of, tables_of
 
 TABLES = {"senders", "receivers", "order", "starts"}
 SIZES = {"n_components", "n_rows", "n_entries", "n_paths", "n_channels"}

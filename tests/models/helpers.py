@@ -7,7 +7,6 @@ import torch
 from ase import Atoms
 from ase.build import bulk, fcc100, molecule
 
-from lsf.catalog import catalog
 from lsf.data.build import build_graph
 from lsf.data.charges import charges_of
 from lsf.data.frames import frame_from_atoms
@@ -15,7 +14,8 @@ from lsf.data.graph import collate
 from lsf.data.statistics import DataFacts
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.models.local_source import LocalSourceModel
-from lsf.recipe import Head
+from lsf.recipe.catalog import catalog
+from lsf.recipe.schema import Head
 
 CHARGES = {"H": 1.0, "O": -2.0, "Na": 1.0, "Cl": -1.0}
 HEAD = Head({"external_field": "external_field"}, {"charges": "formal_charges"})

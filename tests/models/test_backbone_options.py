@@ -6,16 +6,16 @@ import attrs
 import pytest
 import torch
 
-from lsf.catalog import catalog
 from lsf.data.statistics import DataFacts, Survey
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.errors import LsfError
 from lsf.models.derivatives import evaluate
+from lsf.models.energies.readout import GATES, EnergyReadout
 from lsf.models.irreps import parse_irreps
 from lsf.models.library import energy_scale, energy_shift
 from lsf.models.options import MACEOptions, ScaleShiftMACEOptions
 from lsf.models.radial import RADIAL_BASES, polynomial_cutoff
-from lsf.models.readouts import GATES, EnergyReadout
+from lsf.recipe.catalog import catalog
 from tests.models.helpers import batch_of, make_model, water
 
 OPEN = Electrostatics(boundary="realspace")

@@ -8,15 +8,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import lsf
 from lsf.data.graph import graph_tensors
-from lsf.export.graph import recorded
-from lsf.models import compiled_blocks as compiled
-from lsf.models.blocks import EdgeTables, edge_blocks
-from lsf.models.compiled_blocks import compiled_blocks
+from lsf.formats.graph import recorded
 from lsf.models.derivatives import evaluate
-from lsf.models.moments import positions_kept_inside
-from lsf.models.opaque_sums import block_arguments
-from lsf.models.recorded import recorded_inputs
-from tests.export.test_torchscript import batch, expected, model_file
+from lsf.models.message_passing.compiled import executor as compiled
+from lsf.models.message_passing.compiled.executor import compiled_blocks
+from lsf.models.message_passing.compiled.operator import block_arguments
+from lsf.models.message_passing.compiled.recording import recorded_inputs
+from lsf.models.message_passing.native.autograd import positions_kept_inside
+from lsf.models.message_passing.native.blocks import EdgeTables, edge_blocks
+from tests.formats.test_torchscript import batch, expected, model_file
 from tests.models.helpers import salt_slab, triclinic_salt, water
 
 # a cell smaller than the cutoff, where atoms are neighbours of their own images

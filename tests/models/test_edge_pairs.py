@@ -6,12 +6,12 @@ from ase import Atoms
 
 from lsf.data.graph import neighbor_slots
 from lsf.data.neighbors import find_neighbors
-from lsf.models import radial_derivatives
 from lsf.models.convolution import Neighborhood
-from lsf.models.edge_pairs import radial_rows, two_directions
 from lsf.models.geometry import edge_geometry
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
+from lsf.models.message_passing.native import radial as radial_derivatives
+from lsf.models.message_passing.native.edge_pairs import radial_rows, two_directions
 from lsf.models.radial import BesselBasis
 
 

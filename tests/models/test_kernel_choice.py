@@ -13,17 +13,18 @@ import torch
 
 import lsf
 from lsf.errors import CatalogError, RecipeError
-from lsf.export.package import save_model
+from lsf.formats.model_file.file import save_model
 from lsf.models.backbone import Backbone
 from lsf.models.convolution import Convolution
 from lsf.models.couplings import wigner_3j
 from lsf.models.derivatives import evaluate
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
-from lsf.models.kernels import KernelsError, cuequivariance, kernel_class, openequivariance, require_kernels
-from lsf.models.kernels.reference import tensor_product
-from lsf.resolve import resolve
-from tests.export.test_torchscript import batch, model_file
+from lsf.models.message_passing.executors import KernelsError, kernel_class, require_kernels
+from lsf.models.message_passing.reference import tensor_product
+from lsf.models.message_passing.vendors import cuequivariance, openequivariance
+from lsf.recipe.rules import resolve
+from tests.formats.test_torchscript import batch, model_file
 from tests.models.helpers import water
 from tests.models.test_interaction import geometry, neighborhood, random_graph
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from ase import Atoms
 
-from lsf.catalog import own_folder
 from lsf.data.graph import collate
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.errors import RecipeError
 from lsf.models.derivatives import evaluate
-from lsf.models.localized import LocalizedCharge
-from lsf.resolve import resolve
+from lsf.models.energies.localized_charge import LocalizedCharge
+from lsf.recipe.catalog import own_folder
+from lsf.recipe.rules import resolve
 from tests.models.helpers import MODELS, batch_of, graph_of, make_model, triclinic_salt, water
 
 OPEN = Electrostatics(boundary="realspace", smearing_width=1.0)

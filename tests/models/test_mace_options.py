@@ -14,11 +14,11 @@ from ase.data import covalent_radii
 
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.models.couplings import symmetric_basis
-from lsf.models.density import LocalDensity
 from lsf.models.derivatives import evaluate
+from lsf.models.energies.pair_repulsion import BondLengths, PairRepulsion
 from lsf.models.geometry import Edges
+from lsf.models.neighbour_density import LocalDensity
 from lsf.models.options import LocalChargesOptions, LocalSplitChargesOptions
-from lsf.models.pairs import BondLengths, PairRepulsion
 from lsf.models.radial import AgnesiTransform, SoftTransform
 from tests.models.helpers import SPECIES, batch_of, make_model, triclinic_salt, with_charges
 from tests.models.test_couplings import random_rotation, rotation_blocks

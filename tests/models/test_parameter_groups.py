@@ -3,7 +3,7 @@
 import pytest
 
 from lsf.electrostatics.boundary import Electrostatics
-from lsf.recipe import PARAMETER_GROUPS
+from lsf.recipe.schema import PARAMETER_GROUPS
 from tests.models.helpers import MODELS, make_model
 
 

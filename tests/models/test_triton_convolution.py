@@ -16,8 +16,10 @@ from lsf.models.convolution import Convolution, Neighborhood
 from lsf.models.derivatives import evaluate
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
-from lsf.models.kernels import KernelsError, automatic, fused, require_kernels
-from lsf.resolve import resolve
+from lsf.models.message_passing import automatic
+from lsf.models.message_passing.executors import KernelsError, require_kernels
+from lsf.models.message_passing.triton import executor as fused
+from lsf.recipe.rules import resolve
 from tests.models.helpers import batch_of, make_model, water
 from tests.models.test_interaction import geometry, neighborhood
 from tests.models.test_kernel_choice import RECIPE, problem_of
@@ -87,7 +89,7 @@ def test_energies_and_forces_of_a_model_are_those_of_native_kernels():
 
 def operands(irreps: str, max_ell: int, n_atoms: int, dtype: torch.dtype = torch.float64):
     """Features, couplings, weights and messages, tables and shape of a convolution on a small graph."""
-    from lsf.models.kernels.convolution_operators import shape_of, tables_of
+    from lsf.models.message_passing.triton.operators import shape_of, tables_of
 
     torch.manual_seed(2)
     convolution = Convolution(parse_irreps(irreps), max_ell)
@@ -120,7 +122,7 @@ def form(convolution, features, couplings, radial, messages, edge_index):
 
 def test_operators_are_one_another_s_derivatives():
     """Values, first and second derivatives of each, so that forces can be trained on."""
-    from lsf.models.kernels.convolution_operators import edges, receive, send
+    from lsf.models.message_passing.triton.operators import edges, receive, send
 
     given, tables, shape = operands("1x0e + 1x1o", 1, 3)
     features, couplings, radial, messages = given
@@ -146,7 +148,7 @@ def test_operators_are_one_another_s_derivatives():
 
 
 def test_operators_keep_the_contract_of_the_dispatcher():
-    from lsf.models.kernels.convolution_operators import edges, receive, send
+    from lsf.models.message_passing.triton.operators import edges, receive, send
 
     (features, couplings, radial, messages), tables, shape = operands("1x0e", 1, 3)
     torch.library.opcheck(receive, (features, couplings, radial, tables, shape))
@@ -156,7 +158,7 @@ def test_operators_keep_the_contract_of_the_dispatcher():
 
 @pytest.mark.parametrize("n_channels", [5, 70])  # less than a block of channels, more than one
 def test_single_precision_and_channels_that_fill_no_block(n_channels):
-    from lsf.models.kernels.convolution_operators import edges, receive, send
+    from lsf.models.message_passing.triton.operators import edges, receive, send
 
     def all_of(dtype):
         tensors, tables, shape = operands(f"{n_channels}x0e + {n_channels}x1o", 1, 3, torch.float64)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fake_components import write_registry
 
-from lsf.catalog import Catalog
+from lsf.recipe.catalog import Catalog
 
 RECIPE = """\
 schema = 1

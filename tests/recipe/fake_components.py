@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import attrs
 
-from lsf.catalog import Catalog, component
 from lsf.errors import Problem
 from lsf.options import Component, above, at_least, each, not_empty, option
+from lsf.recipe.catalog import Catalog, component
 
 ENTRIES = {
     "models": {"Charges": "ChargesOptions", "ChargeFree": "ChargeFreeOptions"},

@@ -9,9 +9,9 @@ from ase.io import read
 from rich.console import Console
 
 from lsf import load
-from lsf.catalog import own_folder
-from lsf.pipeline import run_recipe
-from lsf.resolve import resolve
+from lsf.commands.train import run_recipe
+from lsf.recipe.catalog import own_folder
+from lsf.recipe.rules import resolve
 
 RECIPES = sorted(path.name for path in own_folder("recipes").glob("*.toml"))
 

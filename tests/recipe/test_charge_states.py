@@ -3,9 +3,9 @@
 import pytest
 
 from benchmarks.charge_states.run import BLIND, SMOOTH, force_errors, relative_errors
-from lsf.catalog import own_folder
 from lsf.errors import RecipeError
-from lsf.resolve import resolve
+from lsf.recipe.catalog import own_folder
+from lsf.recipe.rules import resolve
 
 RECIPE = "charge_states.toml"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from lsf.recipe import TABLES
+from lsf.recipe.schema import TABLES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def test_every_option_has_a_sentence_of_meaning_and_one_of_consequence():
 
 
 def test_the_example_of_the_page_is_a_recipe():
-    from lsf.recipe_io import read_recipe_text
+    from lsf.recipe.read import read_recipe_text
 
     example = PAGE.split("```toml\n")[1].split("```")[0]
     tomllib.loads(example)

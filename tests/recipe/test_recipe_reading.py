@@ -8,8 +8,8 @@ import pytest
 
 from lsf.errors import RecipeError
 from lsf.options import Component
-from lsf.recipe import Checks, LossTerm
-from lsf.recipe_io import read_recipe, read_recipe_text, resolved_toml
+from lsf.recipe.read import read_recipe, read_recipe_text, resolved_toml
+from lsf.recipe.schema import Checks, LossTerm
 
 
 def problems_of(path, components, *overrides):

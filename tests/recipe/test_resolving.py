@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from lsf.errors import LsfError, RecipeError
-from lsf.recipe_io import read_recipe
-from lsf.resolve import pick_device, recipe_problems, resolve
+from lsf.machine.device import pick_device
+from lsf.recipe.read import read_recipe
+from lsf.recipe.rules import recipe_problems, resolve
 
 
 def problems_of(path, components, *overrides):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsf.errors import RecipeError
-from lsf.toml import Positions, dotted, key_lines, parse_toml, write_toml
+from lsf.recipe.toml import Positions, dotted, key_lines, parse_toml, write_toml
 
 DOCUMENT = '''\
 # a comment with = and [brackets]

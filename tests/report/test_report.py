@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from lsf.errors import LsfError
-from lsf.report.html import LONG, write_report
+from lsf.report.page import LONG, write_report
 from lsf.report.plots import (
     QUANTITIES,
     in_order,
@@ -20,7 +20,7 @@ from lsf.report.plots import (
     save,
 )
 from lsf.report.tables import Table
-from lsf.train import metrics
+from lsf.train.objective import metrics
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -2,7 +2,7 @@ import torch
 from tiny import make_graphs
 
 from lsf.data.graph import AtomGraph, collate
-from lsf.train.batching import FrameStore
+from lsf.train.loop.batching import FrameStore
 
 
 def with_edges(graph: AtomGraph) -> AtomGraph:

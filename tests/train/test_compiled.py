@@ -8,12 +8,12 @@ from tiny import LOG
 from torch._inductor import compile_fx
 
 import lsf
-from lsf import compilers
 from lsf.errors import LsfError
+from lsf.machine import compilers
 from lsf.models.derivatives import evaluate
-from lsf.train import compiled
-from lsf.train.compiled import CompiledSteps
-from tests.export.test_torchscript import batch, model_file
+from lsf.train.loop import compiled
+from lsf.train.loop.compiled import CompiledSteps
+from tests.formats.test_torchscript import batch, model_file
 from tests.models.helpers import salt_slab, triclinic_salt, water
 
 SMALL = "num_interactions = 2\ncorrelation = 1"

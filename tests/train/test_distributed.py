@@ -14,11 +14,11 @@ from test_real_model import SMALL
 from test_stages import run
 from tiny import load_fake, make_graph, make_graphs, make_recipe, make_splits
 
-from lsf.catalog import catalog, own_folder
 from lsf.errors import LsfError
 from lsf.options import Component
-from lsf.train import distributed
-from lsf.train.distributed import ALONE, Group, device_of_process, is_main_process, world_of
+from lsf.recipe.catalog import catalog, own_folder
+from lsf.train.loop import distributed
+from lsf.train.loop.distributed import ALONE, Group, device_of_process, is_main_process, world_of
 
 PLATEAU = Component("plateau", catalog().options_class("schedulers", "plateau")(factor=0.5, patience=0))
 
@@ -47,8 +47,8 @@ SCRIPT = """
     from test_distributed import scenarios
     from test_stages import StopAfter, run
     from tiny import TinyModel, make_recipe, make_splits, tiny_evaluate
-    from lsf.train.distributed import world_of
-    from lsf.train.interrupt import TrainingInterrupted
+    from lsf.train.loop.distributed import world_of
+    from lsf.train.loop.interrupt import TrainingInterrupted
 
     class SignalAfter(StopAfter):
         def __call__(self, *args, **kwargs):

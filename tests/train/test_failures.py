@@ -24,9 +24,9 @@ from tiny import (
 )
 
 from lsf.errors import DataError, LsfError
-from lsf.train import checkpoint
-from lsf.train.checkpoint import CheckpointError, SaveClock, fingerprint_of
-from lsf.train.loop import TrainingError, frame_names
+from lsf.train.loop import checkpoint
+from lsf.train.loop.checkpoint import CheckpointError, SaveClock, fingerprint_of
+from lsf.train.loop.epoch import TrainingError, frame_names
 from lsf.train.progress import MetricsFile, duration_text
 
 
@@ -155,7 +155,7 @@ LIMITED = """
     from pathlib import Path
     from tiny import *
     from lsf.errors import LsfError
-    from lsf.train.stages import train
+    from lsf.train.loop.stages import train
 
     def limited(*args, **kwargs):
         if len(list(Path(sys.argv[1]).glob("checkpoints/last.pt"))):

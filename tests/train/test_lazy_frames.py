@@ -15,13 +15,13 @@ from tiny import Splits, TinyModel, loss_terms, make_recipe, tiny_evaluate
 
 from lsf.data.lazy import LazyGraphs
 from lsf.data.loader import load_data
-from lsf.data.read import read_frames
-from lsf.data.shards import write_shards
+from lsf.data.readers.extxyz import read_frames
+from lsf.data.readers.shards import write_shards
 from lsf.electrostatics.boundary import Electrostatics
 from lsf.options import Component
-from lsf.recipe import DataOptions, Head
-from lsf.train.checkpoint import CheckpointError, fingerprint_of
-from lsf.train.evaluation import labelled_pairs
+from lsf.recipe.schema import DataOptions, Head
+from lsf.train.loop.checkpoint import CheckpointError, fingerprint_of
+from lsf.train.objective.evaluation import labelled_pairs
 
 HEADS = {"default": Head({"energy": "E", "dipole": "mu"}, {"forces": "F"})}
 

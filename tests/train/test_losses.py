@@ -3,13 +3,13 @@ import pytest
 import torch
 from tiny import TinyModel, loss_terms, make_graph, make_graphs, tiny_evaluate
 
-from lsf.catalog import catalog
 from lsf.data.graph import collate
 from lsf.errors import LsfError
 from lsf.options import NoOptions
-from lsf.recipe import LossTerm
-from lsf.train.labels import labelled, missing_labels
-from lsf.train.losses import MultipoleLossOptions, build_stage_loss
+from lsf.recipe.catalog import catalog
+from lsf.recipe.schema import LossTerm
+from lsf.train.objective.labels import labelled, missing_labels
+from lsf.train.objective.losses import MultipoleLossOptions, build_stage_loss
 
 ALL = (
     "energy",

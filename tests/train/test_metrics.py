@@ -4,12 +4,12 @@ import pytest
 import torch
 from tiny import TinyModel, make_graph, make_graphs, tiny_evaluate
 
-from lsf.catalog import catalog
 from lsf.data.graph import collate
+from lsf.recipe.catalog import catalog
 from lsf.report.tables import rich_table
-from lsf.train.evaluation import EvaluationSet, evaluate_splits, labelled_pairs, parameters_of
-from lsf.train.metrics import ErrorStats
-from lsf.train.tables import BRIEF_ROWS, brief_table, build_error_table
+from lsf.train.objective.error_tables import BRIEF_ROWS, brief_table, build_error_table
+from lsf.train.objective.evaluation import EvaluationSet, evaluate_splits, labelled_pairs, parameters_of
+from lsf.train.objective.metrics import ErrorStats
 
 LABELS = ("energy", "forces", "dipole", "atomic_multipoles", "total_charge")
 

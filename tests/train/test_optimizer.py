@@ -7,9 +7,9 @@ import torch
 from tiny import TinyModel
 from torch import nn
 
-from lsf.catalog import catalog
-from lsf.train.ema import ExponentialAverage, Latest, OptimizerAverage, build_average
-from lsf.train.loop import epoch_batches
+from lsf.recipe.catalog import catalog
+from lsf.train.averaging import ExponentialAverage, Latest, OptimizerAverage, build_average
+from lsf.train.loop.epoch import epoch_batches
 from lsf.train.optimizer import ScheduleFreeOptions, parameter_groups, schedule_free, set_learning_rates
 
 NAMES = [entry.name for entry in catalog().entries("optimizers")]

@@ -9,13 +9,13 @@ import pytest
 import torch
 from tiny import LOG
 
-from lsf.catalog import own_folder
 from lsf.data.loader import load_data
 from lsf.models.build import build_model
-from lsf.recipe_io import resolved_toml
-from lsf.resolve import resolve
-from lsf.train.evaluation import model_evaluate
-from lsf.train.stages import train
+from lsf.recipe.catalog import own_folder
+from lsf.recipe.read import resolved_toml
+from lsf.recipe.rules import resolve
+from lsf.train.loop.stages import train
+from lsf.train.objective.evaluation import model_evaluate
 
 SMALL = (
     'model.hidden_irreps="4x0e + 4x1o"',

@@ -8,9 +8,9 @@ import torch
 from test_stages import StopAfter, assert_same_run, run
 from tiny import TinyModel, make_recipe
 
-from lsf.catalog import catalog
 from lsf.options import Component
-from lsf.recipe import PARAMETER_GROUPS
+from lsf.recipe.catalog import catalog
+from lsf.recipe.schema import PARAMETER_GROUPS
 from lsf.train.optimizer import AdamOptions, adam, parameter_groups, set_learning_rates
 
 

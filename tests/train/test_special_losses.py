@@ -5,14 +5,14 @@ import pytest
 import torch
 from tiny import make_graph
 
-from lsf.catalog import catalog
 from lsf.data.graph import collate
 from lsf.data.potentials import add_reference_potentials, potentials
 from lsf.electrostatics.boundary import CoulombPlan, Electrostatics, plan_structure
 from lsf.electrostatics.energy import coulomb_energy
-from lsf.recipe import LossTerm
-from lsf.train.labels import missing_labels
-from lsf.train.losses import build_stage_loss
+from lsf.recipe.catalog import catalog
+from lsf.recipe.schema import LossTerm
+from lsf.train.objective.labels import missing_labels
+from lsf.train.objective.losses import build_stage_loss
 
 SETTINGS = Electrostatics(boundary="pbc", smearing_width=1.2)
 

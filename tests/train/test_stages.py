@@ -25,10 +25,10 @@ from tiny import (
     tiny_evaluate,
 )
 
-from lsf.train import stages
-from lsf.train.evaluation import EvaluationSet, parameters_of
-from lsf.train.losses import build_stage_loss
-from lsf.train.stages import train
+from lsf.train.loop import stages
+from lsf.train.loop.stages import train
+from lsf.train.objective.evaluation import EvaluationSet, parameters_of
+from lsf.train.objective.losses import build_stage_loss
 
 
 def run(folder, recipe=None, splits=None, **kwargs):
@@ -187,7 +187,7 @@ SCRIPT = """
     import sys, time
     from pathlib import Path
     from tiny import *
-    from lsf.train.stages import train
+    from lsf.train.loop.stages import train
 
     def slow(*args, **kwargs):
         time.sleep(float(sys.argv[2]))

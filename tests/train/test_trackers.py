@@ -8,9 +8,9 @@ import pytest
 from test_stages import run
 from tiny import make_recipe
 
-from lsf.catalog import catalog
 from lsf.errors import MissingExtraError
-from lsf.recipe import Tracker
+from lsf.recipe.catalog import catalog
+from lsf.recipe.schema import Tracker
 from lsf.train.trackers import numbers_of, tracking
 
 

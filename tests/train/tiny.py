@@ -9,10 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from lsf.catalog import catalog
 from lsf.data.graph import AtomGraph
 from lsf.options import Component, NoOptions
-from lsf.recipe import DataOptions, Head, LossTerm, Recipe, Stage, Training
+from lsf.recipe.catalog import catalog
+from lsf.recipe.schema import DataOptions, Head, LossTerm, Recipe, Stage, Training
 
 LOG = logging.getLogger("lsf.test")
 SHAPES = {

@@ -1,0 +1,1 @@
+"""Moved to :mod:`lsf.engines` and :mod:`lsf.formats`."""

@@ -1,0 +1,1 @@
+"""Readers: from a file or folder to frames, one module per format."""

@@ -1,1 +1,0 @@
-"""Trained models in simulation codes."""

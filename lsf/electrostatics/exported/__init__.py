@@ -1,0 +1,1 @@
+"""The Coulomb sums where ``autograd.Function`` cannot go: TorchScript, ONNX, compiled graphs."""

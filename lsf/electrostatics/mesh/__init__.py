@@ -1,0 +1,1 @@
+"""The Fourier sums on a mesh (particle mesh Ewald): B-splines and fast Fourier transforms."""

@@ -1,0 +1,1 @@
+"""Sums over all pairs of atoms of open structures, evaluated by size."""

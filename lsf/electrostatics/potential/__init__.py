@@ -1,0 +1,1 @@
+"""Potential, field and density of Gaussian multipoles at points and on grids."""

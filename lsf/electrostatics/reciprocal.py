@@ -1,0 +1,99 @@
+r"""What a reciprocal sum takes from the cells alone, above all the weight of every wave vector.
+
+.. math:: w_n = \frac{4\pi k_e}{V} \frac{e^{-\sigma^2 k^2}}{k^2}\, t(k/k_c), \quad k = 2\pi n h^{-T}
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from lsf.electrostatics.boundary import KIND_OPEN, CoulombPlan, Electrostatics, mesh_request
+from lsf.electrostatics.fourier.backends import capturing
+from lsf.electrostatics.lattice import Lattice, build_lattice, of_structure
+from lsf.electrostatics.multipoles import moment_matrices, transformed
+from lsf.units import COULOMB_CONSTANT
+
+TAPER_START = 0.9
+"""The kernel falls smoothly to zero between this part of the largest wave vector and the whole."""
+
+
+class Waves(NamedTuple):
+    """What a batch's reciprocal sums are made with."""
+
+    lattice: Lattice
+    moments: Tensor  # (n_graphs, (L+1)^2, n_monomials), from coefficients to fractional moments
+    weights: Tensor  # (n_k,) eV/e²
+
+
+def waves(cell: Tensor, plan: CoulombPlan, settings: Electrostatics, meshed: bool) -> Waves:
+    """Return what the cells determine, differentiable with respect to ``cell`` (n_graphs, 3, 3) [Å].
+
+    ``meshed`` says whether a structure may be summed on a mesh. Where no gradient by the cell is asked for,
+    the last ones of a plan serve as long as its cells stay: in dynamics at constant volume.
+    """
+    if cell.requires_grad or capturing() or torch.is_inference_mode_enabled():
+        return _made(cell, plan, settings, meshed)
+    key = (settings, meshed, *(tensor._version for tensor in plan))
+    known: _Kept | None = _known.get(plan.k_triplets)
+    if known is not None and known.key == key and known.serves(cell, plan):
+        return known.found
+    found = _made(cell, plan, settings, meshed)
+    _known[plan.k_triplets] = _Kept(cell.clone(), [weakref.ref(tensor) for tensor in plan], key, found)
+    return found
+
+
+class _Kept(NamedTuple):
+    cell: Tensor
+    plan: list[weakref.ref[Tensor]]
+    key: tuple[object, ...]
+    found: Waves
+
+    def serves(self, cell: Tensor, plan: CoulombPlan) -> bool:
+        if any(known() is not tensor for known, tensor in zip(self.plan, plan, strict=True)):
+            return False
+        alike = cell.dtype == self.cell.dtype and cell.device == self.cell.device
+        return alike and torch.equal(cell, self.cell)
+
+
+_known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+
+
+def _made(cell: Tensor, plan: CoulombPlan, settings: Electrostatics, meshed: bool) -> Waves:
+    lattice = build_lattice(cell, plan)
+    turned = 2.0 * math.pi * plan.k_triplets.to(cell.dtype)
+    transposed = of_structure(lattice.inverse.transpose(1, 2), plan.k_batch)
+    squared = transformed(turned, transposed).square().sum(1)
+    wave_numbers = torch.sqrt(squared)
+    scale = 4.0 * math.pi * COULOMB_CONSTANT / lattice.volume
+    weights = of_structure(scale, plan.k_batch) * torch.exp(-(settings.smearing_width**2) * squared) / squared
+    moments = moment_matrices(lattice.inverse, settings.multipoles_max_l)
+    if not meshed:
+        return Waves(lattice, moments, weights * taper(wave_numbers / settings.k_cutoff))
+    cutoffs = torch.full_like(lattice.volume, settings.k_cutoff)
+    cutoffs = torch.where(plan.kind == KIND_OPEN, mesh_request(settings).open_k_cutoff, cutoffs)
+    weights = weights * _truncation(wave_numbers, plan)
+    return Waves(lattice, moments, weights * taper(wave_numbers / cutoffs[plan.k_batch]))
+
+
+def _truncation(wave_numbers: Tensor, plan: CoulombPlan) -> Tensor:
+    """Return ``1 - cos(k R)`` for open structures on a mesh, 1 for others: the kernel ends at the radius R.
+
+    C. A. Rozzi et al., Phys. Rev. B 73, 205119 (2006), eq. (15), doi:10.1103/PhysRevB.73.205119.
+    """
+    radius = plan.truncation_radius.to(wave_numbers.dtype)[plan.k_batch]
+    return torch.where(radius > 0.0, 1.0 - torch.cos(wave_numbers * radius), 1.0)
+
+
+def taper(ratio: Tensor) -> Tensor:
+    """Return 1 below 0.9, 0 from 1 on and a quintic in between, twice continuously differentiable.
+
+    Wave vectors thus enter and leave a sum without a jump when a cell changes shape.
+    """
+    u = ((ratio - TAPER_START) / (1.0 - TAPER_START)).clamp(0.0, 1.0)
+    return 1.0 - u * u * u * (10.0 - u * (15.0 - 6.0 * u))

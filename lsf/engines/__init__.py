@@ -1,0 +1,1 @@
+"""Trained models in simulation programs, one module per program."""

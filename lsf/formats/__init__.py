@@ -1,0 +1,1 @@
+"""Files of trained models: writer and reader of a format side by side."""

@@ -1,0 +1,1 @@
+"""Files of metatomic, read by builds of LAMMPS, GROMACS, eOn and PLUMED."""

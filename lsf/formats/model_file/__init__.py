@@ -1,0 +1,1 @@
+"""Model files: weights in safetensors, everything else as one JSON text in the header."""

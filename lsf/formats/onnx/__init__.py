@@ -1,0 +1,1 @@
+"""ONNX files: the recorded graph of a model."""

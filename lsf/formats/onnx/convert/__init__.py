@@ -1,0 +1,1 @@
+"""From a recorded graph of torch operations to ONNX nodes."""

@@ -1,0 +1,1 @@
+"""What a program asks of the machine it runs on: files, threads, memory, devices, compilers, tracing."""

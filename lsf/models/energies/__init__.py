@@ -1,0 +1,1 @@
+"""Energy terms: what adds to the energy of a structure, one module per term."""

@@ -1,0 +1,1 @@
+"""The native sums with blocks that TorchInductor compiles, and their custom operators."""

@@ -1,0 +1,91 @@
+"""Implementations of the sum over neighbours, chosen by name: ``registry/kernels``.
+
+All give the same numbers from the same weights, which belong to the layer: a kernel holds constants alone,
+and none of them is written to model files.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from lsf.errors import LsfError
+from lsf.models.convolution import Convolution, Messages, Neighborhood, Radial
+from lsf.recipe.catalog import catalog
+
+
+class KernelsError(LsfError):
+    """The kernels of the message passing cannot run where they are asked to."""
+
+
+class Kernel(nn.Module, ABC):
+    """The sum over neighbours of one layer.
+
+    ``sums_by_element`` says whether a first layer may sum over its neighbours by element before anything else
+    (:class:`lsf.models.message_passing.native.sums.ElementMoments`). With ``recompute`` a backward pass
+    computes again what it can, for kernels that can.
+    """
+
+    sums_by_element = False
+    recompute = False
+
+    def __init__(self, convolution: Convolution) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    @classmethod
+    def missing(cls, device: torch.device) -> str | None:  # noqa: ARG003 - for kernels that need more
+        """Return what is missing to run on a device, as a sentence, or None."""
+        return None
+
+    @abstractmethod
+    def forward(self, features: Tensor, neighborhood: Neighborhood, radial: Radial) -> Messages:
+        """Return the messages of all atoms; ``features`` are ``(n_atoms, n_components, n_channels)``."""
+
+    def sorted_by_degree(self, by_path: list[Tensor]) -> list[list[Tensor]]:
+        """Return messages of all paths, in their order, by degree."""
+        paths = self.convolution.paths
+        return [
+            [message for path, message in zip(paths, by_path, strict=True) if path[2] == degree]
+            for degree in range(self.convolution.max_ell + 1)
+        ]
+
+
+def kernel_class(name: str) -> type[Kernel]:
+    """Return the kernels of a name; CatalogError with the nearest name when there are none."""
+    found: type[Kernel] = catalog().entry("kernels", name).target()
+    return found
+
+
+def require_kernels(name: str, device: torch.device) -> None:
+    """Raise :class:`KernelsError` unless the kernels of a name can run on a device."""
+    problem = kernel_class(name).missing(device)
+    if problem is None:
+        return
+    raise KernelsError(
+        f'model.kernels = "{name}" cannot be used: {problem}; '
+        f"kernels that run on {device.type!r}: {', '.join(runnable(device))}"
+    )
+
+
+def runnable(device: torch.device) -> list[str]:
+    """Return the names of all kernels that can run on a device."""
+    return [name for name in catalog().names("kernels") if kernel_class(name).missing(device) is None]
+
+
+def kernels_for_any_device(name: str) -> str:
+    """Return ``name`` if these kernels need nothing, otherwise "auto"."""
+    return "auto" if catalog().entry("kernels", name).requires else name
+
+
+def installed(package: str) -> bool:
+    """Return whether a package can be imported; does not import it."""
+    return importlib.util.find_spec(package) is not None
+
+
+def not_on_gpu(device: torch.device) -> str | None:
+    """Return what is missing where kernels need a CUDA device."""
+    return None if device.type == "cuda" else f"they run on a CUDA device, not on {device.type!r}"

@@ -1,0 +1,1 @@
+"""Executors by packages that a user may have installed."""

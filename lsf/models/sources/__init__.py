@@ -1,0 +1,1 @@
+"""Source heads: from node features to the multipole density and the polarization."""

@@ -1,0 +1,1 @@
+"""What is fitted and reported: labels, losses, errors and their tables."""
