@@ -79,7 +79,7 @@ def _lsf_model(task: dict[str, Any], parts: list[Structure]) -> Any:
     import torch
 
     from lsf.data.statistics import DataFacts
-    from lsf.electrostatics.boundary import Electrostatics
+    from lsf.electrostatics.settings import Electrostatics
     from lsf.recipe.catalog import catalog
 
     if "weights" in task:
@@ -102,7 +102,8 @@ def _lsf_batch(parts: list[Structure]) -> Any:
     import torch
 
     from lsf.data.graph import AtomGraph, collate
-    from lsf.electrostatics.boundary import Electrostatics, plan_structure
+    from lsf.electrostatics.plan.coulomb_plan import plan_structure
+    from lsf.electrostatics.settings import Electrostatics
 
     graphs = []
     for part in parts:

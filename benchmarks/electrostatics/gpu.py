@@ -15,8 +15,9 @@ import torch
 from rich.table import Table
 
 from benchmarks.electrostatics.worker import liquid
-from lsf.electrostatics.boundary import CoulombPlan, Electrostatics, plan_structure
 from lsf.electrostatics.energy import coulomb_energy
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, plan_structure
+from lsf.electrostatics.settings import Electrostatics
 
 # milliseconds for energy and forces at l = 1, σ = 1.5 Å, 0.1 atoms/Å³, by backend and number of atoms
 PAPER: Final = {

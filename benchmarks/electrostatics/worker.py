@@ -71,8 +71,9 @@ def lsf_energy(task: dict[str, Any]) -> tuple[Callable[[Any, Any], Any], str]:
     import torch
 
     from lsf.data.graph import AtomGraph, collate
-    from lsf.electrostatics.boundary import CoulombPlan, Electrostatics, plan_structure
     from lsf.electrostatics.energy import coulomb_energy
+    from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, plan_structure
+    from lsf.electrostatics.settings import Electrostatics
 
     periodic = task["work"] == "periodic"
     settings = Electrostatics(

@@ -13,16 +13,12 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from lsf.electrostatics.boundary import (
-    KIND_BOX,
-    KIND_OPEN,
-    Electrostatics,
-    default_box,
-    outline_structure,
-)
+from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN
+from lsf.electrostatics.plan.coulomb_plan import default_box, outline_structure
 from lsf.electrostatics.potential.grid import Grid, planar_average, structure_grid
-from lsf.electrostatics.potential.sums import ChargedStructure
+from lsf.electrostatics.potential.structure import ChargedStructure
 from lsf.electrostatics.potential.values import density_on_grid, potential_at, potential_on_grid
+from lsf.electrostatics.settings import Electrostatics
 from lsf.engines.ase.calculator import LsfCalculator
 from lsf.errors import LsfError
 from lsf.formats.model_file.file import LoadedModel, load_model

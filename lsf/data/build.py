@@ -17,7 +17,8 @@ from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
 from lsf.data.neighbors import Neighbors, find_neighbors
 from lsf.data.readers.extxyz import TITLE, limited
-from lsf.electrostatics.boundary import CoulombPlan, Electrostatics, default_box, plan_structure
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, default_box, plan_structure
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import BoundaryError, DataError, Problem
 from lsf.recipe.quantities import LABELS, PROPERTIES
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from lsf.electrostatics.boundary import CoulombPlan
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
 
 
 class GraphTensors(NamedTuple):

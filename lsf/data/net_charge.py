@@ -9,8 +9,9 @@ import numpy as np
 
 from lsf.data.charges import FormalCharges, charges_of
 from lsf.data.frames import Frame
-from lsf.electrostatics.boundary import METHODS, Electrostatics
+from lsf.electrostatics.boundary import METHODS
 from lsf.electrostatics.net_charge import net_charge_effect
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import BoundaryError
 
 

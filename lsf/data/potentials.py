@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lsf.data.graph import AtomGraph
-from lsf.electrostatics.boundary import CoulombPlan, Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
+from lsf.electrostatics.settings import Electrostatics
 
 if TYPE_CHECKING:
     from lsf.recipe.schema import Recipe

@@ -19,7 +19,7 @@ from lsf.data.potentials import add_reference_potentials, trains_on_potentials
 from lsf.data.readers.extxyz import TITLE, limited
 from lsf.data.readers.shard_frames import ShardFrames
 from lsf.data.statistics import Summary, Survey
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import BoundaryError, DataError, Problem
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import importlib
 from typing import Any, Final
 
 _MODULES: Final = {
-    "CoulombPlan": "boundary",
-    "Electrostatics": "boundary",
-    "plan_structure": "boundary",
+    "CoulombPlan": "plan.coulomb_plan",
+    "Electrostatics": "settings",
+    "plan_structure": "plan.coulomb_plan",
     "coulomb_energy": "energy",
     "Grid": "potential.grid",
     "planar_average": "potential.grid",
@@ -24,7 +24,7 @@ _MODULES: Final = {
     "potential_at": "potential.values",
     "potential_at_atoms": "potential.values",
     "potential_on_grid": "potential.values",
-    "ChargedStructure": "potential.sums",
+    "ChargedStructure": "potential.structure",
 }
 
 

@@ -10,26 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.boundary import (
-    KIND_BOX,
-    KIND_OPEN,
-    KIND_SLAB,
-    REFUSED,
-    CoulombPlan,
-    Electrostatics,
-    kinds_by_periodicity,
-)
-from lsf.electrostatics.box import box_energy, slab_energy, truncated_energy
-from lsf.electrostatics.exported import recorded as plain
-from lsf.electrostatics.exported import torchscript as scripted
-from lsf.electrostatics.fourier.backends import capturing, recording
-from lsf.electrostatics.fourier.dispatch import arrange, open_pairs
-from lsf.electrostatics.fourier.pair import fourier_sum
+from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN, KIND_SLAB, REFUSED, kinds_by_periodicity
+from lsf.electrostatics.box import box_energy
+from lsf.electrostatics.executor import executor
 from lsf.electrostatics.lattice import of_structure
 from lsf.electrostatics.mesh.sums import centred
 from lsf.electrostatics.multipoles import max_degree, self_energies, transformed
-from lsf.electrostatics.reciprocal import Waves, waves
-from lsf.electrostatics.slab import layer_energy
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
+from lsf.electrostatics.reciprocal import truncated_energy, waves
+from lsf.electrostatics.settings import Electrostatics
+from lsf.electrostatics.slab import layer_energy, slab_energy
+from lsf.machine.tracing import capturing
 
 
 def coulomb_energy(
@@ -52,8 +43,8 @@ def coulomb_energy(
     positions : (n_atoms, 3) float64 [Å]; unwrapped along a slab's normal and in a box, else as you like
     cell : (n_graphs, 3, 3) float64 [Å], rows are lattice vectors; anything finite for open structures
     batch : (n_atoms,) int64, structure of each atom, ascending
-    plan : lists of all structures, :func:`lsf.electrostatics.boundary.plan_structure`, with batch offsets
-    settings : the settings the plan was made with
+    plan : lists of all structures, :func:`lsf.electrostatics.plan.coulomb_plan.plan_structure`, with batch
+    offsets settings : the settings the plan was made with
 
     Returns
     -------
@@ -73,22 +64,24 @@ def coulomb_energy(
         energy = coefficients.new_zeros(plan.kind.shape[0])
     else:
         energy = _self_energy(coefficients, batch, plan, settings)
-    if plan.open_pairs.shape[1] and scripting():
-        energy = energy + scripted.open_energy(coefficients, positions, batch, plan, sigma)
-    elif plan.open_pairs.shape[1] and recording():
-        energy = energy + plain.open_energy(coefficients, positions, batch, plan, sigma)
-    elif plan.open_pairs.shape[1]:
-        energy = energy + open_pairs(settings.backend, coefficients, positions, batch, plan, sigma)
+    meshed = meshes(plan, settings)
+    sums = executor(settings.backend, meshed)
+    if plan.open_pairs.shape[1]:
+        energy = energy + sums.open_energy(coefficients, positions, batch, plan, sigma)
     if not plan.k_triplets.shape[0]:
         # no cell, perhaps a single atom: derivatives by every input must exist all the same
         energy = energy + positions[:0].sum() + coefficients[:0].sum() + cell[:0].sum()
     if kinds == {KIND_OPEN} and not plan.k_triplets.shape[0]:
         return energy
-    meshed = meshes(plan, settings)
     of_cell = waves(cell, plan, settings, meshed)
     lattice = of_cell.lattice
     if plan.k_triplets.shape[0]:
-        energy = energy + _reciprocal_energy(coefficients, positions, of_cell, batch, plan, settings, meshed)
+        fractional = transformed(positions, of_structure(lattice.inverse, batch))
+        if meshed:
+            fractional = centred(fractional, batch, plan.kind.shape[0])
+        moments = transformed(coefficients, of_structure(of_cell.moments, batch))
+        degree = max_degree(coefficients)
+        energy = energy + sums.reciprocal_energy(fractional, moments, of_cell.weights, batch, plan, degree)
     if plan.layer_pairs.shape[0]:
         energy = energy + layer_energy(coefficients, positions, lattice, batch, plan)
     if KIND_SLAB in kinds:
@@ -103,11 +96,6 @@ def coulomb_energy(
     return energy
 
 
-def scripting() -> bool:
-    """Return whether a graph for TorchScript is captured, which takes in no ``autograd.Function``."""
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
-
-
 def meshes(plan: CoulombPlan, settings: Electrostatics) -> bool:
     """Return whether a structure may be summed on a mesh; a captured graph must serve every input."""
     return settings.backend != "direct" and (capturing() or bool(plan.mesh_order.any()))
@@ -119,29 +107,3 @@ def _self_energy(coefficients: Tensor, batch: Tensor, plan: CoulombPlan, setting
     wanted = 1.0 if settings.include_self_interaction else 0.0
     energies = self_energies(coefficients, settings.smearing_width) * (wanted - contained)[batch]
     return energies.new_zeros(plan.kind.shape[0]).index_add(0, batch, energies)
-
-
-def _reciprocal_energy(
-    coefficients: Tensor,
-    positions: Tensor,
-    of_cell: Waves,
-    batch: Tensor,
-    plan: CoulombPlan,
-    settings: Electrostatics,
-    meshed: bool,
-) -> Tensor:
-    r"""Return ``Σ_n w_n |F_n|²`` over the half space, (n_graphs,) [eV]."""
-    n_graphs = plan.kind.shape[0]
-    fractional = transformed(positions, of_structure(of_cell.lattice.inverse, batch))
-    if meshed:
-        fractional = centred(fractional, batch, n_graphs)
-    moments = transformed(coefficients, of_structure(of_cell.moments, batch))
-    degree = max_degree(coefficients)
-    weights = of_cell.weights
-    if scripting():
-        return scripted.reciprocal_energy(fractional, moments, weights, batch, plan, degree)
-    if recording():
-        return plain.reciprocal_energy(fractional, moments, weights, batch, plan, degree)
-    pair = arrange(settings.backend, fractional, batch, plan, meshed)
-    terms = weights * fourier_sum(fractional, moments, pair, degree).square().sum(-1)
-    return terms.new_zeros(n_graphs).index_add(0, plan.k_batch, terms)

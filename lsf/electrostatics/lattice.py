@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.boundary import KIND_OPEN, KIND_PERIODIC, KIND_SLAB, CoulombPlan
-from lsf.electrostatics.fourier.backends import capturing
+from lsf.electrostatics.boundary import KIND_OPEN, KIND_PERIODIC, KIND_SLAB
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
+from lsf.machine.tracing import capturing
 
 
 class Lattice(NamedTuple):
@@ -58,3 +59,15 @@ def build_lattice(cell: Tensor, plan: CoulombPlan) -> Lattice:
 def of_structure(values: Tensor, owner: Tensor) -> Tensor:
     """Return ``values`` (n_graphs, …) of every owner's structure, (n_owners, …); of a single one (1, …)."""
     return values if values.shape[0] == 1 else values[owner]
+
+
+def sum_over_structures(values: Tensor, batch: Tensor, n_graphs: int) -> Tensor:
+    """Return (n_graphs, …), the sums of ``values`` (n_atoms, …) over the atoms of each structure."""
+    return values.new_zeros(n_graphs, *values.shape[1:]).index_add(0, batch, values)
+
+
+def from_centre(positions: Tensor, batch: Tensor, n_graphs: int) -> Tensor:
+    """Return positions from the mean of their structure: these energies do not depend on the origin."""
+    counts = sum_over_structures(torch.ones_like(positions[:, 0]), batch, n_graphs).clamp(min=1.0)
+    means = sum_over_structures(positions.detach(), batch, n_graphs) / counts[:, None]
+    return positions - means[batch]

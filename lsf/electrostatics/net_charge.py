@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from lsf.electrostatics.boundary import KIND_PERIODIC, KIND_SLAB, Electrostatics
+from lsf.electrostatics.boundary import KIND_PERIODIC, KIND_SLAB
+from lsf.electrostatics.settings import Electrostatics
 from lsf.units import COULOMB_CONSTANT
 
 NET_CHARGE: Final = 0.01

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from lsf.electrostatics.boundary import KIND_OPEN, CoulombPlan, Electrostatics, mesh_request
-from lsf.electrostatics.fourier.backends import capturing
-from lsf.electrostatics.lattice import Lattice, build_lattice, of_structure
+from lsf.electrostatics.boundary import KIND_OPEN
+from lsf.electrostatics.lattice import Lattice, build_lattice, of_structure, sum_over_structures
 from lsf.electrostatics.multipoles import moment_matrices, transformed
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
+from lsf.electrostatics.plan.mesh_choice import mesh_request
+from lsf.electrostatics.settings import Electrostatics
+from lsf.machine.tracing import capturing
 from lsf.units import COULOMB_CONSTANT
 
 TAPER_START = 0.9
@@ -97,3 +100,12 @@ def taper(ratio: Tensor) -> Tensor:
     """
     u = ((ratio - TAPER_START) / (1.0 - TAPER_START)).clamp(0.0, 1.0)
     return 1.0 - u * u * u * (10.0 - u * (15.0 - 6.0 * u))
+
+
+def truncated_energy(coefficients: Tensor, radius: Tensor, volume: Tensor, batch: Tensor) -> Tensor:
+    r"""Return the k = 0 term of open structures summed with a kernel cut off at ``radius``, (n_graphs,) [eV].
+
+    .. math:: \pi k_e R^2 Q^2 / V, \qquad \lim_{k\to 0} 4\pi (1 - \cos kR) / k^2 = 2\pi R^2
+    """
+    charge = sum_over_structures(coefficients[:, 0], batch, volume.shape[0])
+    return math.pi * COULOMB_CONSTANT * radius**2 * charge**2 / volume

@@ -1,4 +1,7 @@
-r"""The slab's layer term: removes the interaction of a slab with its images along the normal, exactly.
+r"""A slab, periodic along two directions: what turns the fully periodic sum into its energy, exactly.
+
+:func:`slab_energy` are the terms of zero in-plane wave vector; :func:`layer_energy` removes the interaction
+of the slab with its images along the normal for all others:
 
 .. math:: E = -\frac{4\pi k_e}{A} \sum_{G\ \mathrm{half}}
               \frac{\mathrm{Re}[S_+ \bar S_-]}{G\,(e^{G L} - 1)}, \qquad
@@ -21,14 +24,56 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.boundary import CoulombPlan
-from lsf.electrostatics.fourier.backends import recording
-from lsf.electrostatics.lattice import Lattice
-from lsf.electrostatics.multipoles import fractional_moments, max_degree, monomials
+from lsf.electrostatics.lattice import Lattice, from_centre, sum_over_structures
+from lsf.electrostatics.multipoles import (
+    dipoles,
+    fractional_moments,
+    max_degree,
+    monomials,
+    quadrupoles,
+)
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
+from lsf.machine.tracing import recording, scripting
 from lsf.units import COULOMB_CONSTANT
 
 CHUNK_ELEMENTS = 2**19
 """Exponentials worked on at a time (4 MB each for real and imaginary part)."""
+
+
+def slab_energy(
+    coefficients: Tensor,
+    positions: Tensor,
+    lattice: Lattice,
+    slab_length: Tensor,
+    batch: Tensor,
+    smearing_width: float,
+) -> Tensor:
+    r"""Return the terms of a slab with zero in-plane wave vector, (n_graphs,) [eV].
+
+    .. math:: \frac{2\pi k_e}{V}\left[M_z^2 - Q M_{zz} - Q^2 L^2/12\right], \quad
+              M_{zz} = \sum_i (q_i z_i^2 + 2 p_{z,i} z_i + 2 T_{zz,i}) + \sigma^2 Q
+
+    z counts along the normal, as given (unwrapped); L = ``slab_length`` (n_graphs,), V = A L. The dipole term
+    is I.-C. Yeh, M. L. Berkowitz, J. Chem. Phys. 111, 3155 (1999), doi:10.1063/1.479595; the charge terms
+    are V. Ballenegger, A. Arnold, J. J. Cerdà, J. Chem. Phys. 131, 094107 (2009), doi:10.1063/1.3216473, with
+    the Gaussians' own second moment. A slab of length 0 is summed in its cell as given and gets the dipole
+    term alone, the older approximation: charged, it depends on where z = 0 is, as that always did.
+    """
+    n_graphs = slab_length.shape[0]
+    normal = lattice.normal[batch]
+    exact = slab_length > 0.0
+    located = torch.where(exact[batch, None], from_centre(positions, batch, n_graphs), positions)
+    height = (located * normal).sum(-1)
+    charges = coefficients[:, 0]
+    along = (dipoles(coefficients) * normal).sum(-1)
+    tensor = ((normal[:, None, :] @ quadrupoles(coefficients))[:, 0] * normal).sum(-1)
+    charge = sum_over_structures(charges, batch, n_graphs)
+    first = sum_over_structures(charges * height + along, batch, n_graphs)
+    second = sum_over_structures(charges * height**2 + 2.0 * along * height + 2.0 * tensor, batch, n_graphs)
+    second = second + smearing_width**2 * charge
+    charged = charge * second + charge**2 * slab_length**2 / 12.0
+    bracket = first**2 - torch.where(exact, charged, torch.zeros_like(charged))
+    return 2.0 * math.pi * COULOMB_CONSTANT * bracket / lattice.volume
 
 
 def layer_energy(
@@ -51,8 +96,7 @@ def layer_energy(
     graph = plan.layer_batch
     wave = torch.einsum("ga,gxa->gx", turned, inverse[graph][:, :, :2])
     rate = torch.linalg.vector_norm(wave, dim=1)
-    traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
-    grid = None if traced or recording() else layer_grid(in_plane, batch, plan)
+    grid = None if scripting() or recording() else layer_grid(in_plane, batch, plan)
     degree = max_degree(coefficients)
     structure_factors = []
     for sign in (1.0, -1.0):

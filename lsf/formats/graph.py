@@ -17,15 +17,10 @@ from torch.fx.experimental import _config as fx_config
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lsf.data.graph import GraphTensors, coulomb_plan, graph_tensors
-from lsf.electrostatics.boundary import (
-    KIND_OPEN,
-    KIND_SLAB,
-    REFUSED,
-    CoulombPlan,
-    Electrostatics,
-    kinds_by_periodicity,
-)
+from lsf.electrostatics.boundary import KIND_OPEN, KIND_SLAB, REFUSED, kinds_by_periodicity
 from lsf.electrostatics.exported.operator import opaque_coulomb_energy
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import ExportError
 from lsf.formats.describe import prepared, treated_kinds
 from lsf.formats.model_file.file import LoadedModel

@@ -15,7 +15,7 @@ from torch import Tensor
 from lsf.data.build import build_graphs
 from lsf.data.frames import frame_from_atoms
 from lsf.data.graph import collate
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import DataError, ExportError
 from lsf.formats.model_file.file import LoadedModel
 from lsf.models.derivatives import evaluate

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from lsf.data.statistics import DataFacts
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import LsfError
 from lsf.models.backbone import Backbone, layer_irreps
 from lsf.models.charge_state_embedding import ChargeState

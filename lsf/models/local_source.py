@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lsf.data.graph import GraphTensors, coulomb_plan
-from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.field import field_energy
+from lsf.electrostatics.settings import Electrostatics
 from lsf.models.backbone import Backbone, RecordedEdges, SpeciesGroups
 from lsf.models.charge_state_embedding import ChargeState
 from lsf.models.convolution import ELEMENTS_AT_MOST

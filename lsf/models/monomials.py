@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.fourier.backends import recording
+from lsf.machine.tracing import recording
 
 LARGE_ROW: Final = 2**12
 """On a CPU, copying rows of at least so many numbers costs more than a call for every run of pairs."""

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import attrs
 
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.options import (
     Component,
     Rule,

@@ -15,7 +15,7 @@ from ase.io.cube import read_cube
 import lsf
 from lsf import cli
 from lsf.data.statistics import DataFacts
-from lsf.electrostatics.potential.sums import ChargedStructure
+from lsf.electrostatics.potential.structure import ChargedStructure
 from lsf.electrostatics.potential.values import potential_at
 from lsf.formats.model_file.file import save_model
 from lsf.models.build import build_model

@@ -10,7 +10,8 @@ from data_files import frame
 
 from lsf.data.build import build_graph, build_graphs
 from lsf.data.graph import collate
-from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN, KIND_PERIODIC, KIND_SLAB, Electrostatics
+from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN, KIND_PERIODIC, KIND_SLAB
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import BoundaryError, DataError
 from lsf.recipe.quantities import LABELS, PROPERTIES
 

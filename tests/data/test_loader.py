@@ -12,7 +12,7 @@ from data_files import HEAD, HEADS, WATER, Charged, frame_text, recipe, waters, 
 
 from lsf.data.loader import load_data
 from lsf.data.statistics import count_table
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import DataError
 from lsf.recipe.schema import Checks, Head, LossTerm, Stage
 

@@ -10,7 +10,7 @@ from data_files import Charged, frame, recipe, waters, write
 
 from lsf.data.loader import load_data
 from lsf.data.net_charge import net_charge_warnings
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 
 AUTO = Electrostatics("auto")
 CUBE = 10.0 * np.eye(3)

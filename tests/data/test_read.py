@@ -8,7 +8,7 @@ from data_files import HEAD, HEADS, WATER, frame_text, waters, write
 
 from lsf.data.build import build_graph
 from lsf.data.readers.extxyz import limited, read_atoms, read_file, read_frames
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import DataError, Problem
 from lsf.recipe.schema import Head
 

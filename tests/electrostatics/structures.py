@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.boundary import CoulombPlan, Electrostatics, plan_structure
 from lsf.electrostatics.energy import coulomb_energy
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, plan_structure
+from lsf.electrostatics.settings import Electrostatics
 
 TRICLINIC = np.array([[7.1, 0.3, -0.2], [1.9, 6.4, 0.4], [-1.1, 0.8, 8.2]])
 CUBE = np.eye(3) * 14.0

@@ -11,18 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from lsf.electrostatics.boundary import (
-    KIND_BOX,
-    KIND_OPEN,
-    KIND_PERIODIC,
-    KIND_SLAB,
-    METHODS,
-    Electrostatics,
-    default_box,
-    plan_structure,
-)
+from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN, KIND_PERIODIC, KIND_SLAB, METHODS
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.plan import lists
+from lsf.electrostatics.plan.coulomb_plan import default_box, plan_structure
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import BoundaryError
 
 CUBE = np.eye(3) * 12.0

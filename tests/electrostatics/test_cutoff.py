@@ -8,9 +8,9 @@ import torch
 from structures import Structure, derivatives, energy, random_structure, strained
 from torch.autograd import gradcheck, gradgradcheck
 
-from lsf.electrostatics import boundary
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.plan import coulomb_plan
 from lsf.electrostatics.reciprocal import taper
+from lsf.electrostatics.settings import Electrostatics
 
 
 def liquid(n_atoms: int, degree: int) -> Structure:
@@ -84,6 +84,6 @@ def test_slab_length_steps_are_below_the_truncation_error(monkeypatch: pytest.Mo
     chosen = Electrostatics(boundary="slab")
     values = []
     for gap in (10.0, 12.0, 14.0, 16.0):
-        monkeypatch.setattr(boundary, "SLAB_GAP", gap)
+        monkeypatch.setattr(coulomb_plan, "SLAB_GAP", gap)
         values.append(float(energy(slab, chosen)) / 60 * 1e3)
     assert 0.0 < max(values) - min(values) < 2e-3  # meV/atom; the truncation error itself is up to 2e-2

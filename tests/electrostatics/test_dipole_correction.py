@@ -20,8 +20,8 @@ from test_reference import (
     tensor,
 )
 
-from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.multipoles import dipoles
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import BoundaryError
 from lsf.units import COULOMB_CONSTANT
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from structures import KINDS, derivatives, kind_structure
 
-from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
+from lsf.electrostatics.settings import Electrostatics
 
 
 def relative_errors(method: str, offset: float) -> list[float]:

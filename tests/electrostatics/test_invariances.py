@@ -21,9 +21,9 @@ from structures import (
 )
 from torch import Tensor
 
-from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.multipoles import _SECOND_DERIVATIVES, dipoles, quadrupoles
+from lsf.electrostatics.settings import Electrostatics
 
 # rounding of energies of order 10 eV
 ROUNDING = 1.0e-11

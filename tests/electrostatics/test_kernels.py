@@ -18,12 +18,12 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lsf.electrostatics import gpu as kernels
-from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.fourier import blocks as fourier_blocks
 from lsf.electrostatics.mesh.transfer import arrange_transfer
 from lsf.electrostatics.multipoles import monomials
 from lsf.electrostatics.open_space import open_energy
+from lsf.electrostatics.settings import Electrostatics
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

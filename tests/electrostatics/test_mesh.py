@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
-from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.fourier.blocks import arrange as arrange_direct
 from lsf.electrostatics.fourier.pair import fourier_gather, fourier_sum
@@ -22,6 +21,7 @@ from lsf.electrostatics.mesh.sums import arrange
 from lsf.electrostatics.multipoles import monomials
 from lsf.electrostatics.plan import mesh_choice as mesh_plan
 from lsf.electrostatics.plan.cache import PlanCache
+from lsf.electrostatics.settings import Electrostatics
 
 SIZE = (16, 18, 20)
 TRIPLETS = torch.tensor([[0, 0, 1], [0, 0, 3], [1, -2, 0], [2, 1, -3], [1, 0, -1], [0, 1, 0], [3, 0, 2]])

@@ -6,9 +6,9 @@ import attrs
 import pytest
 import torch
 
-from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.exported.operator import _energy, opaque_coulomb_energy
+from lsf.electrostatics.settings import Electrostatics
 from tests.electrostatics.structures import KINDS, kind_structure
 
 

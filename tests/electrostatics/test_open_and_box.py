@@ -9,8 +9,8 @@ import torch
 from structures import energy, random_structure
 from torch import Tensor
 
-from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.multipoles import dipoles, quadrupoles, self_energies
+from lsf.electrostatics.settings import Electrostatics
 from lsf.units import COULOMB_CONSTANT
 
 FREE = (False, False, False)

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
-from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.fourier import dispatch
 from lsf.electrostatics.open_space import open_energy
 from lsf.electrostatics.pairs import chunks as open_pairs
 from lsf.electrostatics.pairs import matrices as open_matrices
+from lsf.electrostatics.settings import Electrostatics
 
 OPEN = (False, False, False)
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from structures import KINDS, Structure, energy, kind_structure
 
-from lsf.electrostatics.boundary import CoulombPlan, Electrostatics, plan_structure
 from lsf.electrostatics.plan import cache as plan_cache
 from lsf.electrostatics.plan.cache import PlanCache
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, plan_structure
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import BoundaryError
 
 

@@ -14,10 +14,9 @@ from hypothesis.strategies import floats, integers, lists, sampled_from
 from structures import KINDS, Structure, derivatives, energy, kind_structure, random_structure
 from torch import Tensor
 
-from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.multipoles import dipoles
 from lsf.electrostatics.potential.grid import Grid, grid_points, planar_average, structure_grid
-from lsf.electrostatics.potential.sums import ChargedStructure
+from lsf.electrostatics.potential.structure import ChargedStructure
 from lsf.electrostatics.potential.values import (
     density_at,
     density_on_grid,
@@ -26,6 +25,7 @@ from lsf.electrostatics.potential.values import (
     potential_at_atoms,
     potential_on_grid,
 )
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import BoundaryError, LsfError
 from lsf.units import COULOMB_CONSTANT
 

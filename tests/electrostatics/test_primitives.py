@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from lsf.electrostatics.boundary import CoulombPlan
 from lsf.electrostatics.fourier import bins as fourier_bins
 from lsf.electrostatics.fourier import blocks as fourier_blocks
 from lsf.electrostatics.fourier import dispatch
@@ -22,6 +21,7 @@ from lsf.electrostatics.fourier.pair import fourier_gather, fourier_sum
 from lsf.electrostatics.lattice import invert
 from lsf.electrostatics.multipoles import monomials
 from lsf.electrostatics.open_space import boys, kernels
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
 from lsf.electrostatics.slab import LayerGrid, layer_gather, layer_grid, layer_sum
 
 TRIPLETS = torch.tensor([[0, 0, 1], [0, 0, 2], [1, -2, 0], [2, 1, -3], [1, 0, -1], [0, 1, 0], [3, 0, 2]])

@@ -12,9 +12,9 @@ import torch
 from structures import Structure, derivatives, energy
 from torch import Tensor
 
-from lsf.electrostatics.boundary import Electrostatics
 from lsf.electrostatics.field import field_energy
 from lsf.electrostatics.multipoles import dipoles, self_energies
+from lsf.electrostatics.settings import Electrostatics
 from lsf.units import COULOMB_CONSTANT
 
 REFERENCE = json.loads((Path(__file__).parent / "reference.json").read_text())

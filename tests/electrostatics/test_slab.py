@@ -7,8 +7,8 @@ import pytest
 import torch
 from structures import TRICLINIC, derivatives, energy, random_structure
 
-from lsf.electrostatics import boundary
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.plan import coulomb_plan
+from lsf.electrostatics.settings import Electrostatics
 
 CONVERGED = Electrostatics(boundary="slab", smearing_width=1.0, kspace_cutoff_factor=3.0)
 # Gaussians of neighbouring images overlap by erfc(5) = 2e-12, times energies of order 10 eV
@@ -29,7 +29,7 @@ def test_internal_length_does_not_matter(axis: int, degree: int, monkeypatch: py
     structure = random_structure(axis, 6, TRICLINIC, pbc, degree)
     reference = derivatives(structure, converged(degree))
     for gap in (11.0, 14.0, 23.0):
-        monkeypatch.setattr(boundary, "SLAB_GAP", gap)
+        monkeypatch.setattr(coulomb_plan, "SLAB_GAP", gap)
         other = derivatives(structure, converged(degree))
         for found, expected in zip(other, reference, strict=True):
             torch.testing.assert_close(found, expected, rtol=0.0, atol=10 * OVERLAP)
@@ -66,7 +66,7 @@ def test_wide_and_thick_slabs_stay_finite_and_exact(monkeypatch: pytest.MonkeyPa
         reference = energy(structure, chosen)
         assert torch.isfinite(reference)
         with monkeypatch.context() as patch:
-            patch.setattr(boundary, "SLAB_GAP", 13.0)
+            patch.setattr(coulomb_plan, "SLAB_GAP", 13.0)
             # charged slab 1200 Å thick: terms of 1e5 eV cancel, 1e-16 of which is 1e-11
             torch.testing.assert_close(energy(structure, chosen), reference, rtol=1e-9, atol=1e-9)
 

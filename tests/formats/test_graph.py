@@ -5,7 +5,7 @@ import torch
 
 import lsf
 from lsf.data.graph import graph_tensors
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import ExportError
 from lsf.formats import graph as graph_module
 from lsf.formats.describe import prepared

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from lsf.electrostatics import PlanCache
-from lsf.electrostatics.boundary import Electrostatics, kinds_by_periodicity, plan_structure
+from lsf.electrostatics.boundary import kinds_by_periodicity
+from lsf.electrostatics.plan.coulomb_plan import plan_structure
+from lsf.electrostatics.settings import Electrostatics
 from lsf.formats.torchscript.plan import ScriptPlanner
 from lsf.formats.torchscript.read import ScriptFile, ScriptSystem
 from lsf.models.derivatives import evaluate

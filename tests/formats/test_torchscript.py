@@ -13,7 +13,9 @@ from ase import Atoms
 import lsf
 from lsf import cli
 from lsf.data.statistics import DataFacts
-from lsf.electrostatics.boundary import METHODS, Electrostatics, kinds_by_periodicity, plan_structure
+from lsf.electrostatics.boundary import METHODS, kinds_by_periodicity
+from lsf.electrostatics.plan.coulomb_plan import plan_structure
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import ExportError, LsfError, ModelFileError
 from lsf.formats import verify
 from lsf.formats.model_file.file import save_model

@@ -12,7 +12,7 @@ from lsf.data.charges import charges_of
 from lsf.data.frames import frame_from_atoms
 from lsf.data.graph import collate
 from lsf.data.statistics import DataFacts
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.models.local_source import LocalSourceModel
 from lsf.recipe.catalog import catalog
 from lsf.recipe.schema import Head

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lsf.data.statistics import DataFacts, Survey
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import LsfError
 from lsf.models.derivatives import evaluate
 from lsf.models.energies.readout import GATES, EnergyReadout

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lsf.data.graph import collate
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.models.charge_state_embedding import ChargeState
 from lsf.models.derivatives import evaluate
 from tests.models.helpers import MODELS, batch_of, graph_of, make_model, water

@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 
 from lsf.data.graph import collate
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import RecipeError
 from lsf.models.derivatives import evaluate
 from lsf.models.energies.localized_charge import LocalizedCharge

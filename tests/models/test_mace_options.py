@@ -12,7 +12,7 @@ import torch
 from ase import Atoms
 from ase.data import covalent_radii
 
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.models.couplings import symmetric_basis
 from lsf.models.derivatives import evaluate
 from lsf.models.energies.pair_repulsion import BondLengths, PairRepulsion

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.recipe.schema import PARAMETER_GROUPS
 from tests.models.helpers import MODELS, make_model
 

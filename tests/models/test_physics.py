@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.models.derivatives import evaluate
 from tests.models.helpers import (
     CHARGES,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.models.convolution import Convolution, Neighborhood
 from lsf.models.derivatives import evaluate
 from lsf.models.interaction import Interaction

@@ -17,7 +17,7 @@ from lsf.data.lazy import LazyGraphs
 from lsf.data.loader import load_data
 from lsf.data.readers.extxyz import read_frames
 from lsf.data.readers.shards import write_shards
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.options import Component
 from lsf.recipe.schema import DataOptions, Head
 from lsf.train.loop.checkpoint import CheckpointError, fingerprint_of

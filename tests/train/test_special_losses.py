@@ -7,8 +7,9 @@ from tiny import make_graph
 
 from lsf.data.graph import collate
 from lsf.data.potentials import add_reference_potentials, potentials
-from lsf.electrostatics.boundary import CoulombPlan, Electrostatics, plan_structure
 from lsf.electrostatics.energy import coulomb_energy
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, plan_structure
+from lsf.electrostatics.settings import Electrostatics
 from lsf.recipe.catalog import catalog
 from lsf.recipe.schema import LossTerm
 from lsf.train.objective.labels import missing_labels

@@ -6,7 +6,7 @@ import numpy as np
 
 from lsf.data.build import build_graph
 from lsf.data.frames import frame_from_atoms
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.recipe.schema import Head
 from lsf.train.objective.evaluation import evaluate_splits, labelled_pairs
 from tests.models.helpers import SMALL, make_model, water

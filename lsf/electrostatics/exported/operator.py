@@ -16,8 +16,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.boundary import CoulombPlan, Electrostatics
 from lsf.electrostatics.energy import coulomb_energy
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
+from lsf.electrostatics.settings import Electrostatics
 
 
 def opaque_coulomb_energy(

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from lsf.electrostatics.boundary import CoulombPlan
 from lsf.electrostatics.exported.torchscript import kernel_scales, pair_energies
 from lsf.electrostatics.multipoles import dipoles, max_degree, monomials, quadrupoles
 from lsf.electrostatics.open_space import TABLE_END, TABLE_STEPS, taylor_table
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
 from lsf.units import COULOMB_CONSTANT
 
 

@@ -19,13 +19,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.boundary import KIND_OPEN, CoulombPlan
+from lsf.electrostatics.boundary import KIND_OPEN
 from lsf.electrostatics.mesh.errors import ORDERS
 from lsf.electrostatics.mesh.splines import piece_coefficients
 from lsf.electrostatics.mesh.sums import amplitudes_of, mesh_of, mesh_waves
 from lsf.electrostatics.mesh.transfer import cube, interpolate, sorted_blocks, spread
 from lsf.electrostatics.multipoles import dipoles, max_degree, monomials, quadrupoles
 from lsf.electrostatics.open_space import TABLE_END, TABLE_STEPS, taylor_table
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
 from lsf.units import COULOMB_CONSTANT
 
 CHUNK_ELEMENTS = 2**18

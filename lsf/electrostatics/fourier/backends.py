@@ -31,23 +31,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
-
-
-def recording() -> bool:
-    """Return whether single operations are recorded (``make_fx``): all of them have to be plain ones.
-
-    No ``autograd.Function`` and no choice by a tensor's values may be among them.
-    """
-    return not torch.compiler.is_compiling() and get_proxy_mode() is not None
-
-
-def capturing() -> bool:
-    """Return whether a graph is being captured, which must serve every input."""
-    scripted = bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
-    return bool(torch.compiler.is_compiling()) or scripted or recording()
 
 
 class AdjointPair(Protocol):

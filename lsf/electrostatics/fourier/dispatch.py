@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 
 from lsf.electrostatics import gpu as kernels
-from lsf.electrostatics.boundary import KIND_OPEN, CoulombPlan
+from lsf.electrostatics.boundary import KIND_OPEN
 from lsf.electrostatics.fourier import bins as fourier_bins
 from lsf.electrostatics.fourier import blocks as fourier_blocks
 from lsf.electrostatics.fourier import small as fourier_phases
-from lsf.electrostatics.fourier.backends import AdjointPair, Arrange, capturing
+from lsf.electrostatics.fourier.backends import AdjointPair, Arrange
 from lsf.electrostatics.mesh import sums as mesh
 from lsf.electrostatics.multipoles import monomials
 from lsf.electrostatics.open_space import open_energy
 from lsf.electrostatics.pairs.chunks import open_pair_energy
 from lsf.electrostatics.pairs.matrices import open_matrix_energy
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
+from lsf.machine.tracing import capturing
 
 LISTED_ATOMS = 64
 """Open structures up to this size are summed over a list of pairs: the fewest calls."""

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.fourier.backends import AdjointPair, capturing
+from lsf.electrostatics.fourier.backends import AdjointPair
 from lsf.electrostatics.multipoles import monomials
+from lsf.machine.tracing import capturing
 
 
 def fourier_sum(fractional: Tensor, moments: Tensor, pair: AdjointPair, degree: int) -> Tensor:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from lsf.electrostatics.boundary import (
-    BoolArray,
+from lsf.electrostatics.boundary import BoolArray
+from lsf.electrostatics.plan.coulomb_plan import (
     CoulombPlan,
-    Electrostatics,
     FloatArray,
     Outline,
     outline_structure,
     plan_outline,
 )
 from lsf.electrostatics.plan.mesh_choice import NO_MESH, Mesh
+from lsf.electrostatics.settings import Electrostatics
 
 
 class PlanCache:

@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsf.electrostatics.mesh.errors import ORDERS, friendly_sizes, largest_spacing, relative_force_error
+from lsf.electrostatics.settings import Electrostatics
 
 FloatArray = NDArray[np.float64]
-
-DEFAULT_ACCURACY: Final = 1.0e-5
-"""Default error level of mesh forces, relative: below that of the default cutoff, about 1e-4."""
 
 # Seconds of energy and forces on one CPU core at l = 1, fitted by benchmarks.electrostatics.run --fit
 DIRECT_COST: Final = (1.8e-5, 2.1e-9)
@@ -60,6 +58,17 @@ class MeshRequest(NamedTuple):
     def wanted(self) -> bool:
         """Whether the backend is a mesh or may become one."""
         return self.backend in ("auto", "mesh")
+
+
+def mesh_request(settings: Electrostatics) -> MeshRequest:
+    """Return the settings that a mesh depends on."""
+    return MeshRequest(
+        backend=settings.backend,
+        degree=settings.multipoles_max_l,
+        smearing_width=settings.smearing_width,
+        k_cutoff=settings.k_cutoff,
+        accuracy=settings.mesh_accuracy,
+    )
 
 
 class Mesh(NamedTuple):

@@ -9,14 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.boundary import (
-    KIND_BOX,
-    KIND_PERIODIC,
-    KIND_SLAB,
-    Electrostatics,
-    FloatArray,
-    outline_structure,
-)
+from lsf.electrostatics.boundary import KIND_BOX, KIND_PERIODIC, KIND_SLAB
+from lsf.electrostatics.plan.coulomb_plan import FloatArray, outline_structure
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import LsfError
 
 MARGIN: Final = 4.0

@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import Final
 
 import attrs
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.boundary import (
-    KIND_BOX,
-    KIND_SLAB,
-    BoolArray,
-    CoulombPlan,
-    Electrostatics,
-    plan_structure,
-)
-from lsf.electrostatics.box import CUBIC_MADELUNG
+from lsf.electrostatics.boundary import KIND_BOX, KIND_SLAB
 from lsf.electrostatics.fourier.blocks import arrange
 from lsf.electrostatics.lattice import Lattice, build_lattice
 from lsf.electrostatics.multipoles import dipoles, fractional_moments, max_degree, quadrupoles
 from lsf.electrostatics.open_space import kernels
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, plan_structure
+from lsf.electrostatics.potential.box import with_box_polynomial
+from lsf.electrostatics.potential.slab import with_layer_waves, with_slab_polynomial
+from lsf.electrostatics.potential.structure import PAIRS_AT_ONCE, ChargedStructure
 from lsf.electrostatics.potential.waves import WaveSum
 from lsf.electrostatics.reciprocal import taper
+from lsf.electrostatics.settings import Electrostatics
 from lsf.units import COULOMB_CONSTANT
 
 DENSITY_CUTOFF: Final = 7.5
 """Largest wave vector of a density times σ: what is left out is exp(-28) = 6e-13 of the largest."""
-
-PAIRS_AT_ONCE: Final = 2**18
-
-
-class ChargedStructure(NamedTuple):
-    """One structure with its multipoles."""
-
-    coefficients: Tensor  # (n_atoms, (L+1)^2) float64 [e Å^l], order [Q, d_y, d_z, d_x, ...]
-    positions: Tensor  # (n_atoms, 3) float64 [Å]
-    cell: Tensor  # (3, 3) float64 [Å], rows are lattice vectors; zeros for open structures
-    pbc: BoolArray  # (3,)
 
 
 def potential_waves(structure: ChargedStructure, settings: Electrostatics, reach: Tensor) -> WaveSum:
@@ -59,11 +45,11 @@ def potential_waves(structure: ChargedStructure, settings: Electrostatics, reach
     amplitudes = 8.0 * math.pi * COULOMB_CONSTANT / lattice.volume * weights * factors
     waves = _plain_waves(wave_vectors, amplitudes)
     if int(plan.kind) == KIND_SLAB:
-        waves = _with_slab_polynomial(waves, structure, plan, lattice, tau)
+        waves = with_slab_polynomial(waves, structure, plan, lattice, tau)
         if len(plan.layer_pairs):
-            waves = _with_layer_waves(waves, structure, plan, lattice, enclosed)
+            waves = with_layer_waves(waves, structure, plan, lattice, enclosed)
     elif int(plan.kind) == KIND_BOX:
-        waves = _with_box_polynomial(waves, structure, lattice, tau)
+        waves = with_box_polynomial(waves, structure, lattice, tau)
     return waves
 
 
@@ -108,97 +94,6 @@ def _plain_waves(wave_vectors: Tensor, amplitudes: Tensor) -> WaveSum:
         curvature=zero.expand(3, 3),
         origin=zero.expand(3),
     )
-
-
-def _with_slab_polynomial(
-    waves: WaveSum, structure: ChargedStructure, plan: CoulombPlan, lattice: Lattice, tau: float
-) -> WaveSum:
-    r"""Add ``(2π k_e/V) [2 M_z z - Q z² - M_zz - 2τ²Q - Q L²/6]``, a probe's part of the slab energy.
-
-    In the older dipole correction ``(4π k_e/V) M_z z`` alone, with z as given.
-    """
-    normal, length = lattice.normal[0], float(plan.slab_length)
-    exact = length > 0.0
-    centre = structure.positions.mean(0) if exact else torch.zeros(3, dtype=torch.float64)
-    charges = structure.coefficients[:, 0]
-    height = (structure.positions - centre) @ normal
-    along = dipoles(structure.coefficients) @ normal
-    first = (charges * height + along).sum()
-    scale = 2.0 * math.pi * COULOMB_CONSTANT / lattice.volume[0]
-    waves = waves._replace(slope=2.0 * scale * first * normal, origin=centre)
-    if not exact:
-        return waves
-    tensor = torch.einsum("a,nab,b->n", normal, quadrupoles(structure.coefficients), normal)
-    second = (charges * height**2 + 2.0 * along * height + 2.0 * tensor).sum()
-    charge = charges.sum()
-    constant = -scale * (second + charge * (2.0 * tau**2 + length**2 / 6.0))
-    return waves._replace(constant=constant, curvature=-2.0 * scale * charge * torch.outer(normal, normal))
-
-
-def _with_box_polynomial(
-    waves: WaveSum, structure: ChargedStructure, lattice: Lattice, tau: float
-) -> WaveSum:
-    r"""Add ``k_e [αQ/L + (2π/3V)(2 P·u - Q u² - q_2 - 6τ²Q)]``, a probe's part of the box energy."""
-    centre = structure.positions.mean(0)
-    u = structure.positions - centre
-    charges, moments = structure.coefficients[:, 0], dipoles(structure.coefficients)
-    charge = charges.sum()
-    first = (charges[:, None] * u + moments).sum(0)
-    second = (charges * u.square().sum(-1) + 2.0 * (moments * u).sum(-1)).sum() + 6.0 * tau**2 * charge
-    volume = lattice.volume[0]
-    scale = 2.0 * math.pi * COULOMB_CONSTANT / (3.0 * volume)
-    monopole = COULOMB_CONSTANT * CUBIC_MADELUNG * charge / volume ** (1.0 / 3.0)
-    return waves._replace(
-        constant=monopole - scale * second,
-        slope=2.0 * scale * first,
-        curvature=-2.0 * scale * charge * torch.eye(3, dtype=torch.float64),
-        origin=centre,
-    )
-
-
-def _with_layer_waves(
-    waves: WaveSum, structure: ChargedStructure, plan: CoulombPlan, lattice: Lattice, enclosed: Tensor
-) -> WaveSum:
-    r"""Add ``-(4π k_e/A) Σ_G Re[S_+ e^{-κ_+·r} + S_- e^{-κ_-·r}] / (G (e^{GL} - 1))``, κ_± = iG ± G n.
-
-    A probe's part of the layer term. Heights are counted from the ends of what is enclosed, so that all
-    exponentials stay below one.
-    """
-    axis, length = int(plan.slab_axis), float(plan.slab_length)
-    normal = lattice.normal[0]
-    columns = lattice.inverse[0][:, [(axis + 1) % 3, (axis + 2) % 3]]
-    wave = 2.0 * math.pi * plan.layer_pairs.to(torch.float64) @ columns.T
-    rate = torch.linalg.vector_norm(wave, dim=1)
-    heights = enclosed @ normal
-    lowest, highest = heights.min(), heights.max()
-    decay = torch.exp(-rate * (length - (highest - lowest)))
-    scale = -4.0 * math.pi * COULOMB_CONSTANT / lattice.area[0]
-    weight = scale * decay / (rate * -torch.expm1(-rate * length))
-    exponents, offsets, amplitudes = [waves.exponents], [waves.offsets], [waves.amplitudes]
-    for sign, own_end, other_end in ((1.0, highest, lowest), (-1.0, lowest, highest)):
-        kappa = torch.complex(sign * rate[:, None] * normal, wave)
-        sums = _evanescent_sums(structure, kappa, -sign * rate * own_end)
-        exponents.append(-kappa)
-        offsets.append((sign * rate * other_end).to(torch.complex128))
-        amplitudes.append(weight * sums)
-    return waves._replace(
-        exponents=torch.cat(exponents), offsets=torch.cat(offsets), amplitudes=torch.cat(amplitudes)
-    )
-
-
-def _evanescent_sums(structure: ChargedStructure, kappa: Tensor, offset: Tensor) -> Tensor:
-    """Return ``Σ_j (q + p·κ + κ·T κ) exp(κ·r_j + offset)``, (n_waves,)."""
-    moments = dipoles(structure.coefficients).to(kappa.dtype)
-    tensors = quadrupoles(structure.coefficients).to(kappa.dtype)
-    result = torch.zeros(len(kappa), dtype=kappa.dtype)
-    step = max(16, PAIRS_AT_ONCE // max(1, len(kappa)))
-    for start in range(0, len(moments), step):
-        atoms = slice(start, start + step)
-        exponents = structure.positions[atoms].to(kappa.dtype) @ kappa.T + offset
-        bent = torch.einsum("wa,nab,wb->nw", kappa, tensors[atoms], kappa)
-        factors = structure.coefficients[atoms, :1] + moments[atoms] @ kappa.T + bent
-        result += (factors * torch.exp(exponents)).sum(0)
-    return result
 
 
 # ---------------------------------------------------------------------------------------------------

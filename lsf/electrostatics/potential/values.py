@@ -22,17 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN, Electrostatics, outline_structure
+from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN
 from lsf.electrostatics.multipoles import dipoles, max_degree
+from lsf.electrostatics.plan.coulomb_plan import outline_structure
 from lsf.electrostatics.potential.grid import Grid, grid_points
-from lsf.electrostatics.potential.sums import (
-    ChargedStructure,
-    density_waves,
-    open_density,
-    open_potential,
-    potential_waves,
-)
+from lsf.electrostatics.potential.structure import ChargedStructure
+from lsf.electrostatics.potential.sums import density_waves, open_density, open_potential, potential_waves
 from lsf.electrostatics.potential.waves import at_points, on_grid
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import BoundaryError
 from lsf.units import COULOMB_CONSTANT
 

@@ -17,9 +17,9 @@ from lsf.data.checks import species_problems
 from lsf.data.frames import Frame, frame_from_atoms
 from lsf.data.graph import AtomGraph, collate
 from lsf.data.neighbors import NeighborCache, find_neighbors
-from lsf.electrostatics.boundary import plan_structure
 from lsf.electrostatics.net_charge import net_charge_effect
 from lsf.electrostatics.plan.cache import PlanCache
+from lsf.electrostatics.plan.coulomb_plan import plan_structure
 from lsf.engines.ase.batches import evaluate_batches
 from lsf.engines.ase.tracking import Array, TrackingCalculator
 from lsf.errors import DataError, LsfError, Problem

@@ -13,13 +13,14 @@ from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
-from lsf.electrostatics.boundary import CoulombPlan, Electrostatics, default_box
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.field import field_energy
 from lsf.electrostatics.multipoles import dipoles
 from lsf.electrostatics.net_charge import net_charge_effect
 from lsf.electrostatics.plan.cache import PlanCache
-from lsf.electrostatics.plan.mesh_choice import DEFAULT_ACCURACY
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, default_box
+from lsf.electrostatics.settings import DEFAULT_MESH_ACCURACY as DEFAULT_ACCURACY
+from lsf.electrostatics.settings import Electrostatics
 from lsf.engines.ase.tracking import Array, TrackingCalculator
 from lsf.errors import LsfError
 
@@ -48,7 +49,7 @@ class CoulombCalculator(TrackingCalculator):
     where P sums charges times positions as given, and dipoles.
 
     Changed multipoles and fields are noticed like changed positions. Lists of wave vectors are kept while the
-    cell stays. More on the settings: :class:`lsf.electrostatics.boundary.Electrostatics`.
+    cell stays. More on the settings: :class:`lsf.electrostatics.settings.Electrostatics`.
     """
 
     implemented_properties: ClassVar[list[str]] = [

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from lsf.data.charges import FROM_DATA, charges_of
 from lsf.data.neighbors import find_neighbors
-from lsf.electrostatics.boundary import Electrostatics, default_box, outline_structure, plan_arrays
+from lsf.electrostatics.plan.coulomb_plan import default_box, outline_structure, plan_arrays
+from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import LsfError
 
 if TYPE_CHECKING:

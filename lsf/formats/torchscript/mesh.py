@@ -11,9 +11,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lsf.electrostatics.boundary import Electrostatics, mesh_request
 from lsf.electrostatics.mesh.errors import ORDERS, friendly, largest_spacing
 from lsf.electrostatics.plan import mesh_choice as mesh_plan
+from lsf.electrostatics.plan.mesh_choice import mesh_request
+from lsf.electrostatics.settings import Electrostatics
 
 
 class MeshPlanner(nn.Module):

@@ -12,23 +12,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lsf.electrostatics.boundary import (
-    BOX_EDGE,
-    BOX_MARGIN,
-    KIND_BOX,
-    KIND_OPEN,
-    KIND_SLAB,
-    REFUSED,
-    SLAB_GAP,
-    Electrostatics,
-)
+from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN, KIND_SLAB, REFUSED
 from lsf.electrostatics.plan.cell_checks import CUBE_TOLERANCE
+from lsf.electrostatics.plan.coulomb_plan import BOX_EDGE, BOX_MARGIN, SLAB_GAP
 from lsf.electrostatics.plan.lists import LAYER_EXPONENT, LENGTH_STEP
+from lsf.electrostatics.settings import Electrostatics
 from lsf.formats.torchscript.mesh import MeshPlanner
 
 
 class StructurePlan(NamedTuple):
-    """Lists of one structure, as in :class:`lsf.electrostatics.boundary.CoulombPlan`; shapes likewise."""
+    """Lists of one structure, as in :class:`lsf.electrostatics.plan.coulomb_plan.CoulombPlan`; shapes
+    likewise.
+    """
 
     cell: Tensor  # (3, 3) Å, the default box where a molecule needs one and has none
     kind: int
@@ -41,7 +36,7 @@ class StructurePlan(NamedTuple):
 
 
 class BatchPlan(NamedTuple):
-    """Lists of a batch, as in :class:`lsf.electrostatics.boundary.CoulombPlan`."""
+    """Lists of a batch, as in :class:`lsf.electrostatics.plan.coulomb_plan.CoulombPlan`."""
 
     cell: Tensor  # (n_graphs, 3, 3) Å
     kind: Tensor

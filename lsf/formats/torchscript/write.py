@@ -21,7 +21,8 @@ from ase import Atoms
 from torch import Tensor, nn
 
 from lsf.data.graph import GraphTensors, graph_tensors
-from lsf.electrostatics.boundary import KIND_OPEN, Electrostatics, kinds_by_periodicity
+from lsf.electrostatics.boundary import KIND_OPEN, kinds_by_periodicity
+from lsf.electrostatics.settings import Electrostatics
 from lsf.formats.describe import described, prepared, treated_kinds
 from lsf.formats.model_file.file import LoadedModel
 from lsf.formats.torchscript.devices import follow_inputs

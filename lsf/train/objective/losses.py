@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.options import at_least, option
 from lsf.recipe.catalog import catalog
 from lsf.recipe.schema import LossTerm

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from lsf.electrostatics.fourier.backends import recording
+from lsf.machine.tracing import recording
 from lsf.models.message_passing.compiled.executor import MessageSums
 from lsf.models.message_passing.compiled.functions import BlockFunctions
 from lsf.models.message_passing.compiled.sums import ElementSums, Geometry, SlopedInputs, SlopedSums, summed

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lsf.electrostatics.fourier.backends import recording
+from lsf.machine.tracing import recording
 from lsf.models.message_passing.native.radial import rows_at_once
 
 
