@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import attrs
+
+from lsf.machine.caches import once
 
 FOLDER: Final = Path(__file__).parent
 
@@ -57,7 +58,7 @@ class Name:
     pending: str = ""
 
 
-@cache
+@once
 def flag_rows(table: str = "flags") -> dict[str, Row]:
     """Return the rows of all flags of a script by name."""
     kinds = tomllib.loads((FOLDER / f"{table}.toml").read_text(encoding="utf-8"))
@@ -68,7 +69,7 @@ def flag_rows(table: str = "flags") -> dict[str, Row]:
     }
 
 
-@cache
+@once
 def names_of(kind: str) -> dict[str, Name]:
     """Return the names of a kind (models, properties, losses, stages, error_tables)."""
     kinds = tomllib.loads((FOLDER / "names.toml").read_text(encoding="utf-8"))

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from vesin import NeighborList
 
+from lsf.machine.caches import enabled
+
 Floats = NDArray[np.float64]
 
 
@@ -71,6 +73,8 @@ class NeighborCache:
 
     def __call__(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> Neighbors:
         """Return all directed edges shorter than the cutoff, arguments as in :func:`find_neighbors`."""
+        if not enabled():
+            return find_neighbors(positions, cell, pbc, cutoff)
         cell, periodic = np.array(cell, dtype=np.float64), np.asarray(pbc, dtype=np.bool_)
         key = (periodic.tobytes(), len(positions), cutoff)
         if key != self._key or not self._reach(positions, cell, bool(periodic.all())) >= cutoff:

@@ -19,6 +19,7 @@ from lsf.data.potentials import trains_on_potentials
 from lsf.data.readers.shards import INDEX, is_shard_folder
 from lsf.data.statistics import Summary
 from lsf.errors import LsfError
+from lsf.machine.caches import enabled
 from lsf.machine.files import replacing
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class SurveyCache:
     @classmethod
     def of(cls, recipe: Recipe, paths: Mapping[str, str]) -> SurveyCache:
         """Return the file for a recipe; nothing is kept of splits in plain files."""
-        if not all(is_shard_folder(path) for path in paths.values()):
+        if not enabled() or not all(is_shard_folder(path) for path in paths.values()):
             return cls(None)
         from lsf.recipe.read import as_table
 

@@ -10,11 +10,11 @@ Racah-normalised solid harmonics, ``∫ ρ R_2m``.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from lsf.machine.caches import constant
 from lsf.units import CARTESIAN_FROM_SPHERICAL, COULOMB_CONSTANT
 
 _ROOT_3 = math.sqrt(3.0)
@@ -54,7 +54,7 @@ def quadrupoles(coefficients: Tensor) -> Tensor:
     return torch.einsum("nm,mab->nab", coefficients[:, 4:9], basis)
 
 
-@lru_cache
+@constant
 def monomials(degree: int) -> tuple[tuple[int, int, int], ...]:
     """Return all exponents (a, b, c) with ``a + b + c <= degree``, grouped by c."""
     return tuple(

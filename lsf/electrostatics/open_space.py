@@ -11,14 +11,13 @@ with the Boys functions :math:`F_n(x) = \int_0^1 t^{2n} e^{-x t^2} dt`: smooth i
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from lsf.electrostatics.multipoles import dipoles, max_degree, quadrupoles
-from lsf.machine.memory import kept_scratch
+from lsf.machine.caches import constant, kept_scratch
 from lsf.units import COULOMB_CONSTANT
 
 TABLE_END: Final = 128.0
@@ -100,7 +99,7 @@ def _highest_order(x: Tensor, n_max: int, table: Tensor, out: Tensor) -> None:
         out.copy_(torch.where(far, value, out))
 
 
-@lru_cache
+@constant
 def taylor_table(n_max: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return ``(-1)^k F_(n_max + k)(x) / k!`` of all points x of the table, (n_points, TAYLOR_TERMS)."""
     x = torch.arange(int(TABLE_END) * TABLE_STEPS + 1, dtype=torch.float64) / TABLE_STEPS

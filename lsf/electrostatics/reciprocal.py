@@ -6,12 +6,10 @@ r"""What a reciprocal sum takes from the cells alone, above all the weight of ev
 from __future__ import annotations
 
 import math
-import weakref
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from lsf.electrostatics.boundary import KIND_OPEN
 from lsf.electrostatics.lattice import Lattice, build_lattice, of_structure, sum_over_structures
@@ -19,6 +17,7 @@ from lsf.electrostatics.multipoles import moment_matrices, transformed
 from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
 from lsf.electrostatics.plan.mesh_choice import mesh_request
 from lsf.electrostatics.settings import Electrostatics
+from lsf.machine.caches import ByIdentity
 from lsf.machine.tracing import capturing
 from lsf.units import COULOMB_CONSTANT
 
@@ -42,29 +41,18 @@ def waves(cell: Tensor, plan: CoulombPlan, settings: Electrostatics, meshed: boo
     """
     if cell.requires_grad or capturing() or torch.is_inference_mode_enabled():
         return _made(cell, plan, settings, meshed)
-    key = (settings, meshed, *(tensor._version for tensor in plan))
-    known: _Kept | None = _known.get(plan.k_triplets)
-    if known is not None and known.key == key and known.serves(cell, plan):
-        return known.found
-    found = _made(cell, plan, settings, meshed)
-    _known[plan.k_triplets] = _Kept(cell.clone(), [weakref.ref(tensor) for tensor in plan], key, found)
-    return found
+
+    def made() -> tuple[Tensor, Waves]:
+        return cell.clone(), _made(cell, plan, settings, meshed)
+
+    def serves(kept: tuple[Tensor, Waves]) -> bool:
+        alike = cell.dtype == kept[0].dtype and cell.device == kept[0].device
+        return alike and torch.equal(cell, kept[0])
+
+    return _known.find(plan.k_triplets, plan, (settings, meshed), made, serves)[1]
 
 
-class _Kept(NamedTuple):
-    cell: Tensor
-    plan: list[weakref.ref[Tensor]]
-    key: tuple[object, ...]
-    found: Waves
-
-    def serves(self, cell: Tensor, plan: CoulombPlan) -> bool:
-        if any(known() is not tensor for known, tensor in zip(self.plan, plan, strict=True)):
-            return False
-        alike = cell.dtype == self.cell.dtype and cell.device == self.cell.device
-        return alike and torch.equal(cell, self.cell)
-
-
-_known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+_known: ByIdentity[tuple[Tensor, Waves]] = ByIdentity()
 
 
 def _made(cell: Tensor, plan: CoulombPlan, settings: Electrostatics, meshed: bool) -> Waves:

@@ -13,8 +13,9 @@ import logging
 import os
 import platform
 from collections.abc import Mapping
-from functools import cache
 from typing import Final
+
+from lsf.machine.caches import once
 
 VARIABLE: Final = "LSF_ALLOCATOR"
 """Environment variable; "system" leaves the allocator as it is."""
@@ -44,7 +45,7 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> str | None
     return f"freed memory stays in the process, which is faster ({VARIABLE}=system undoes it)"
 
 
-@cache
+@once
 def keep_freed_memory_in_simulations() -> None:
     """Do the same for a process that evaluates an exported file again and again, and log it once."""
     kept = keep_freed_memory()

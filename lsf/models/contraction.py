@@ -7,7 +7,6 @@ parity (even degrees l against odd ones) decides which factor k is split off, wh
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Final
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lsf.machine.caches import constant
 from lsf.models.couplings import Monomial, symmetric_basis
 from lsf.models.irreps import Irreps
 from lsf.models.monomials import Pairs, Run, chosen, pair_products, recorded, runs_of
@@ -82,7 +82,7 @@ class Factorisation:
             self.tables[degree] = table.reshape(counts[degree], -1)
 
 
-@cache
+@constant
 def factorisation(
     max_ell: int, correlation: int, degrees_out: tuple[int, ...], complete: bool = False
 ) -> Factorisation:

@@ -7,15 +7,16 @@ e3nn supplies the real Wigner 3j symbols. They refer to its component order for 
 from __future__ import annotations
 
 import itertools
-from functools import cache
 
 import numpy as np
 import torch
 from e3nn import o3
 from torch import Tensor
 
+from lsf.machine.caches import constant
 
-@cache
+
+@constant
 def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
     """Return the real 3j symbol, ``(2 l1 + 1, 2 l2 + 1, 2 l3 + 1)``, float64, of unit norm."""
     symbol: Tensor = o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
@@ -70,7 +71,7 @@ def _coupled(max_degree: int, order: int, degree_out: int, unnatural: bool = Fal
     ]
 
 
-@cache
+@constant
 def symmetric_basis(
     max_degree: int, order: int, degree_out: int, complete: bool = False
 ) -> tuple[tuple[Monomial, ...], np.ndarray]:

@@ -7,7 +7,6 @@ beside the package in a checkout; other packages add theirs through the entry-po
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.metadata
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import attrs
 
 from lsf.errors import CatalogError, Problem, RecipeError, did_you_mean, format_problems
+from lsf.machine.caches import once
 from lsf.options import Component, NoOptions, option
 from lsf.recipe.convert import INVALID, Structurer
 from lsf.recipe.toml import Positions, parse_toml
@@ -113,7 +113,7 @@ class Catalog:
         return self.entry(kind, name).options_class()
 
 
-@functools.cache
+@once
 def catalog() -> Catalog:
     """Return the catalog of everything installed, read once per process."""
     return Catalog([own_folder("registry"), *_third_party_folders()])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -19,6 +18,7 @@ from torch import Tensor
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
 from lsf.electrostatics.settings import Electrostatics
+from lsf.machine.caches import constant
 
 
 def opaque_coulomb_energy(
@@ -36,7 +36,7 @@ def opaque_coulomb_energy(
     return energies
 
 
-@lru_cache
+@constant
 def _settings(text: str) -> Electrostatics:
     return Electrostatics(**json.loads(text))
 

@@ -14,7 +14,6 @@ Everything around the sums (cells, moments, kernels in k, corrections) is the ea
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from lsf.electrostatics.mesh.transfer import cube, interpolate, sorted_blocks, s
 from lsf.electrostatics.multipoles import dipoles, max_degree, monomials, quadrupoles
 from lsf.electrostatics.open_space import TABLE_END, TABLE_STEPS, taylor_table
 from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
+from lsf.machine.caches import constant
 from lsf.units import COULOMB_CONSTANT
 
 CHUNK_ELEMENTS = 2**18
@@ -221,7 +221,7 @@ def open_energy(
     return COULOMB_CONSTANT * energies
 
 
-@lru_cache
+@constant
 def kernel_scales(n_max: int, smearing_width: float) -> Tensor:
     """Return a² and what turns F_0 … F_n_max of a² r² into g_0 … g_n_max, (n_max + 2,); a = 1/2σ."""
     a = 0.5 / smearing_width

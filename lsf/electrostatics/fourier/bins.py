@@ -22,7 +22,6 @@ a b c   order of the derivative by the first, second, third coordinate
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 import torch
@@ -30,7 +29,7 @@ from torch import Tensor
 
 from lsf.electrostatics.fourier.blocks import derivative_table, differentiated, moment_columns, phase_table
 from lsf.electrostatics.fourier.layout import remembered, sum_places
-from lsf.machine.memory import Scratch
+from lsf.machine.caches import Scratch, constant, large_constant
 
 SMALLEST_ANGLE: Final = 1.0
 """Half width of the thinnest bins, as a phase of the highest wave vector: thinner ones hardly need less."""
@@ -185,7 +184,7 @@ def arrange(fractional: Tensor, layout: BinLayout) -> BinnedPair:
     return BinnedPair(layout, fractional)
 
 
-@lru_cache
+@constant
 def n_polynomials(angle: float, degree: int, dtype: torch.dtype) -> int:
     """Return p for bins of half width θ = ``angle``: what it leaves out is rounding, also of derivatives.
 
@@ -226,7 +225,7 @@ def _chebyshev(u: Tensor, n_m: int, degree: int) -> Tensor:
     return result.permute(2, 1, 0).contiguous()
 
 
-@lru_cache(maxsize=8)
+@large_constant
 def _expansions(n_l: int, n_bins: int, n_m: int) -> Tensor:
     """Return cosine and sine of ``2π l s_3`` as coefficients of T_m in every bin, [bin, t l, m] float64."""
     width = math.pi / n_bins  # phase of l = 1 at the edge of a bin

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -33,7 +32,7 @@ from torch import Tensor
 
 from lsf.electrostatics.fourier.layout import Block, layout
 from lsf.electrostatics.multipoles import monomials
-from lsf.machine.memory import Scratch
+from lsf.machine.caches import Scratch, constant
 
 CHUNK_ELEMENTS = 2**18
 """Products of X and Y worked on at a time, two megabytes: larger and smaller chunks were slower."""
@@ -100,7 +99,7 @@ def phase_table(coordinate: Tensor, bound: int) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()], -2)
 
 
-@lru_cache
+@constant
 def _derivatives(n: int, highest: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return what derivatives 0 … highest of (cos, sin) read, [order, t], and times what, [order, t, n]."""
     turned = 2.0 * math.pi * torch.arange(n, dtype=torch.float64)
@@ -118,7 +117,7 @@ def derivative_table(table: Tensor, highest: int) -> Tensor:
     return table[..., sources, :] * factors
 
 
-@lru_cache
+@constant
 def moment_columns(degree: int) -> tuple[list[int], list[int]]:
     """Return the monomial of every [c, b, a], one past the last for none, and the place of every monomial."""
     column = {exponents: i for i, exponents in enumerate(monomials(degree))}

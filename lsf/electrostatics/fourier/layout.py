@@ -7,16 +7,16 @@ molecular dynamics with a fixed cell.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable
 from functools import wraps
-from typing import Final, NamedTuple, TypeVar, cast
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
+
+from lsf.machine.caches import ByIdentity
 
 SMALL_BATCH = 2**21
 """Padded batches below this number of (atom, wave vector) terms are never split."""
@@ -69,18 +69,16 @@ MakeLayout = Callable[[Tensor, Tensor, Tensor, int], Layout]
 
 def remembered(make: MakeLayout[Layout]) -> MakeLayout[Layout]:
     """Keep what ``make`` returned for as long as the same lists are in use and unchanged."""
-    known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+    known: ByIdentity[Layout] = ByIdentity()
 
     @wraps(make)
     def find(batch: Tensor, k_triplets: Tensor, k_batch: Tensor, n_graphs: int) -> Layout:
-        if torch.compiler.is_compiling():
+        def made() -> Layout:
             return make(batch, k_triplets, k_batch, n_graphs)
-        key = (batch._version, k_triplets._version, n_graphs)
-        owner, known_key, found = known.get(k_triplets, (None, None, None))
-        if owner is None or owner() is not batch or known_key != key:
-            found = make(batch, k_triplets, k_batch, n_graphs)
-            known[k_triplets] = (weakref.ref(batch), key, found)
-        return cast(Layout, found)
+
+        if torch.compiler.is_compiling():
+            return made()
+        return known.find(k_triplets, [batch], n_graphs, made)
 
     return find
 

@@ -15,7 +15,6 @@ Complex numbers are pairs of reals (last dimension 2).
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from lsf.electrostatics.fourier.backends import AdjointPair
 from lsf.electrostatics.multipoles import monomials
+from lsf.machine.caches import constant
 from lsf.machine.tracing import capturing
 
 
@@ -112,4 +112,4 @@ def _made_columns(degree: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.tensor(same, device=device), torch.tensor(raised, device=device)
 
 
-_kept_columns = lru_cache(_made_columns)
+_kept_columns = constant(_made_columns)

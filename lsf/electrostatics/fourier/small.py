@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Final
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from lsf.electrostatics.fourier.layout import remembered
 from lsf.electrostatics.multipoles import monomials
-from lsf.machine.memory import Pool, kept_scratch
+from lsf.machine.caches import Pool, constant, kept_scratch
 
 STRUCTURE_TERMS: Final = 2**17
 """Structures with more terms (atoms times wave vectors) than this are left to blocks."""
@@ -74,7 +73,7 @@ class PhaseLayout:
         return self._polynomials[key]
 
 
-@lru_cache
+@constant
 def _parities(degree: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the parity of every monomial (n_monomials,) and the matrix (2, n_monomials) that sums by it."""
     parity = torch.tensor([sum(exponents) % 2 for exponents in monomials(degree)], device=device)

@@ -6,11 +6,12 @@ Numbers alone, without torch: plans are made where exported models run, too.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lsf.machine.caches import constant
 
 ORDERS: Final = (6, 8)
 """Orders a mesh may have: lower ones need finer meshes than they save work, with dipoles by far."""
@@ -23,7 +24,7 @@ SAFETY: Final = 3.0
 """Forces in a liquid are smaller than those of uncorrelated charges, by up to this factor in our tests."""
 
 
-@lru_cache
+@constant
 def relative_force_error(
     order: int, spacing: float, degree: int, k_cutoff: float, smearing_width: float
 ) -> float:
@@ -71,7 +72,7 @@ def _power(squared: NDArray[np.float64], degree: int, smearing_width: float) -> 
     return power
 
 
-@lru_cache
+@constant
 def largest_spacing(
     order: int, accuracy: float, degree: int, k_cutoff: float, smearing_width: float
 ) -> float:

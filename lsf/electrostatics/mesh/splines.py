@@ -15,17 +15,18 @@ E. L. Pollock, J. Glosli, Comput. Phys. Commun. 95, 93 (1996), doi:10.1016/0010-
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lsf.machine.caches import constant
+
 ALIASES: Final = 3
 
 
-@lru_cache
+@constant
 def piece_coefficients(order: int, highest: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the polynomials of a B-spline and its derivatives, (order, (highest + 1) order).
 

@@ -14,7 +14,6 @@ lists only.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from lsf.electrostatics.mesh.splines import piece_coefficients, values_from
 from lsf.electrostatics.multipoles import monomials
+from lsf.machine.caches import constant
 
 CHUNK_ELEMENTS = 2**18
 """Products of Y and Z worked on at a time (2 MB)."""
@@ -134,7 +134,7 @@ def _points(blocks: Blocks, corner: Tensor) -> Tensor:
     return (lines + plane.unsqueeze(1)).reshape(-1)
 
 
-@lru_cache
+@constant
 def cube(degree: int) -> tuple[list[int], list[int]]:
     """Return the monomial of every [a, c, b], one past the last for none, and the place of every monomial."""
     column = {exponents: i for i, exponents in enumerate(monomials(degree))}

@@ -15,7 +15,6 @@ J. Comput. Phys. 26, 218 (1978), doi:10.1016/0021-9991(78)90092-X.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 from lsf.electrostatics.fourier.pair import kept, raise_and_contract
 from lsf.electrostatics.multipoles import fractional_moments, max_degree, monomials
 from lsf.electrostatics.open_space import kernel_values
+from lsf.machine.caches import constant
 from lsf.units import COULOMB_CONSTANT
 
 CHUNK_ELEMENTS = 2**15
@@ -204,7 +204,7 @@ def _minus(exponents: tuple[int, int, int], axis: int) -> tuple[int, int, int]:
     return a, b, c
 
 
-@lru_cache
+@constant
 def _combinations(
     degree: int, out: int
 ) -> list[tuple[tuple[int, int, int], list[int], list[int], list[float]]]:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lsf.electrostatics.open_space import kernel_values
-from lsf.machine.memory import kept_scratch
+from lsf.machine.caches import kept_scratch
 
 CHUNK_ELEMENTS: Final = 2**16
 """Pairs worked on at a time, in eight arrays of this size that are kept (4 MB)."""

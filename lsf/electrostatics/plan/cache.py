@@ -12,6 +12,7 @@ from lsf.electrostatics.plan.coulomb_plan import (
 )
 from lsf.electrostatics.plan.mesh_choice import NO_MESH, Mesh
 from lsf.electrostatics.settings import Electrostatics
+from lsf.machine.caches import enabled
 
 
 class PlanCache:
@@ -19,7 +20,8 @@ class PlanCache:
 
     One step of molecular dynamics after another has the same lists as long as the cell stays (and, of a
     slab, the internal length its atoms need). The checks of a structure run every time. A mesh stays the same
-    while a changing cell leaves it fit, so that energies under pressure control have no jumps.
+    while a changing cell leaves it fit, so that energies under pressure control have no jumps; with caches
+    switched off (:mod:`lsf.machine.caches`) it is chosen anew, which may differ within ``mesh_accuracy``.
     """
 
     def __init__(self) -> None:
@@ -32,6 +34,8 @@ class PlanCache:
     ) -> CoulombPlan:
         """Return the lists of one structure's Coulomb sums; do not change its tensors."""
         outline = outline_structure(settings, positions, cell, pbc)
+        if not enabled():
+            return plan_outline(settings, outline)
         if self._plan is None or outline != self._outline or settings != self._settings:
             self._plan = plan_outline(settings, outline, self._mesh(settings))
             self._outline, self._settings = outline, settings

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from lsf.machine.caches import constant
 from lsf.machine.tracing import recording
 from lsf.models.message_passing.compiled.executor import MessageSums
 from lsf.models.message_passing.compiled.functions import BlockFunctions
@@ -44,7 +44,7 @@ def _name(sums: SlopedSums) -> str:
     return "{}"
 
 
-@lru_cache
+@constant
 def _groups(name: str) -> tuple[tuple[Group, ...], int] | None:
     values = json.loads(name)
     return (tuple(Group(*group) for group in values["groups"]), values["n_channels"]) if values else None

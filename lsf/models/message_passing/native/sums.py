@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.machine.memory import Scratch
+from lsf.machine.caches import Scratch
 from lsf.models.message_passing.native.autograd import Inputs, Moments
 from lsf.models.message_passing.native.blocks import Block, EdgeBlocks
 
