@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN
-from lsf.electrostatics.plan.coulomb_plan import default_box, outline_structure
+from lsf.electrostatics.plan.coulomb_plan import outline_structure
 from lsf.electrostatics.potential.grid import Grid, planar_average, structure_grid
 from lsf.electrostatics.potential.structure import ChargedStructure
 from lsf.electrostatics.potential.values import density_on_grid, potential_at, potential_on_grid
@@ -156,8 +156,7 @@ def _scene(loaded: LoadedModel, atoms: Atoms, request: Request, name: str, devic
     if not 0.0 <= request.probe_width < float("inf"):
         raise LsfError(f"--probe-width {request.probe_width:g}: expected a number of Å, 0 for a point charge")
     results = _evaluate(loaded, atoms, device)
-    box = default_box(atoms.positions, atoms.pbc, atoms.cell.array, settings.boundary)
-    cell = atoms.cell.array if box is None else box
+    cell = atoms.cell.array
     arrays = atoms.positions, cell, np.array(atoms.pbc)
     grid = structure_grid(*arrays, settings, request.spacing)
     if grid.n_points > MOST_POINTS:

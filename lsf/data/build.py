@@ -17,7 +17,7 @@ from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
 from lsf.data.neighbors import Neighbors, find_neighbors
 from lsf.data.readers.extxyz import TITLE, limited
-from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, default_box, plan_structure
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, plan_structure
 from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import BoundaryError, DataError, Problem
 from lsf.recipe.quantities import LABELS, PROPERTIES
@@ -61,14 +61,12 @@ def build_graph(
     BoundaryError
         when the boundary method cannot treat the frame's periodicity or cell.
     """
-    box = default_box(frame.positions, frame.pbc, frame.cell, settings.boundary)
-    cell = frame.cell if box is None else box
-    plan = planner(settings, frame.positions, cell, frame.pbc)
+    plan = planner(settings, frame.positions, frame.cell, frame.pbc)
     neighbors = search(frame.positions, frame.cell, frame.pbc, r_max)
     field = frame.values.get("external_field", np.zeros(3))
     graph = AtomGraph(
         positions=torch.from_numpy(frame.positions),
-        cell=torch.from_numpy(cell).reshape(1, 3, 3),
+        cell=torch.from_numpy(frame.cell).reshape(1, 3, 3),
         pbc=torch.from_numpy(frame.pbc).reshape(1, 3),
         atomic_numbers=torch.from_numpy(frame.numbers),
         edge_index=torch.from_numpy(neighbors.edge_index),

@@ -246,7 +246,7 @@ def _facts(
 
 
 def _count_boxed(frames: Frames) -> int:
-    """Return the number of frames without a cell, which some boundary methods put into a box."""
+    """Return the number of frames without a cell, which methods that use a box sum without one."""
     return sum(
         not frame.pbc.any() and not frame.cell.any()
         for split_frames in frames.values()
@@ -262,7 +262,6 @@ def _report(recipe: Recipe, boxed: int, facts: DataFacts, log: logging.Logger) -
         return
     if boxed:
         log.info(
-            "%d non-periodic frames without a cell are summed in a cubic box of at least 30 Å and their "
-            "extent + 20 Å",
+            "%d non-periodic frames without a cell are summed in open space, not in a box",
             boxed,
         )

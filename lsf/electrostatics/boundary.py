@@ -39,12 +39,15 @@ def slab(pbc: BoolArray) -> int:
 
 
 def molecule_in_box(pbc: BoolArray) -> int:
-    """Return the kind of a molecule summed in a cubic box, with the box's leading error removed."""
+    """Return the kind of a molecule summed in a cubic box, with the box's leading error removed.
+
+    Without a cell there is no box: such a molecule is summed in open space.
+    """
     return _choose("molecule_in_box", {0: KIND_BOX}, pbc)
 
 
 def mixed_periodic(pbc: BoolArray) -> int:
-    """Return the kind by periodicity: crystal, slab, or molecule in a cubic box."""
+    """Return the kind by periodicity: crystal, slab, or molecule in a cubic box, if it has one."""
     return _choose("mixed_periodic", {0: KIND_BOX, 2: KIND_SLAB, 3: KIND_PERIODIC}, pbc)
 
 
@@ -72,6 +75,18 @@ def kinds_by_periodicity(boundary: str) -> list[int]:
         except BoundaryError:
             kinds.append(REFUSED)
     return kinds
+
+
+def possible_kinds(boundary: str) -> set[int]:
+    """Return all kinds that structures of a method may have; a molecule without a box is open."""
+    kinds = {*kinds_by_periodicity(boundary)} - {REFUSED}
+    return kinds | ({KIND_OPEN} if KIND_BOX in kinds else set())
+
+
+def structure_sorts(boundary: str) -> list[tuple[int, bool]]:
+    """Return (number of periodic directions, whether there is a cell) of structures of every kind."""
+    sorts = [(count, True) for count, kind in enumerate(kinds_by_periodicity(boundary)) if kind != REFUSED]
+    return sorts + ([(0, False)] if KIND_BOX in kinds_by_periodicity(boundary) else [])
 
 
 def _choose(method: str, kinds: Mapping[int, int], pbc: BoolArray) -> int:

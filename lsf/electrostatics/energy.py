@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN, KIND_SLAB, REFUSED, kinds_by_periodicity
+from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN, KIND_SLAB, possible_kinds
 from lsf.electrostatics.box import box_energy
 from lsf.electrostatics.executor import executor
 from lsf.electrostatics.lattice import of_structure
@@ -59,7 +59,7 @@ def coulomb_energy(
     sigma = settings.smearing_width
     # terms of kinds that the batch lacks are left out: small structures would spend half their time there
     # a captured graph serves all kinds of its boundary method
-    kinds = set(kinds_by_periodicity(settings.boundary) if capturing() else plan.kind.tolist()) - {REFUSED}
+    kinds = possible_kinds(settings.boundary) if capturing() else set(plan.kind.tolist())
     if settings.include_self_interaction and KIND_OPEN not in kinds:
         energy = coefficients.new_zeros(plan.kind.shape[0])
     else:

@@ -54,7 +54,7 @@ class Electrostatics:
     boundary: str = option(
         "Boundary method: realspace, pbc, slab, molecule_in_box, mixed_periodic or auto. "
         "A structure whose periodicity the method cannot treat is refused.",
-        default="mixed_periodic",
+        default="auto",
         validator=_known_method,
     )
     multipoles_max_l: int = option(

@@ -9,7 +9,7 @@ import attrs
 import torch
 
 import lsf
-from lsf.electrostatics.boundary import KIND_OPEN, kinds_by_periodicity
+from lsf.electrostatics.boundary import KIND_OPEN, kinds_by_periodicity, possible_kinds
 from lsf.formats.model_file.file import CONVENTIONS, UNITS, LoadedModel
 from lsf.models.local_source import CoulombTerm, LocalSourceModel
 from lsf.models.sources.heads import NoSource
@@ -29,6 +29,13 @@ def treated_kinds(loaded: LoadedModel) -> list[int]:
     if not isinstance(loaded.model.coulomb, CoulombTerm):
         return [KIND_OPEN] * 4
     return kinds_by_periodicity(loaded.recipe.electrostatics.boundary)
+
+
+def all_kinds(loaded: LoadedModel) -> set[int]:
+    """Return all kinds that a model's structures may have; without charges all are treated as open."""
+    if not isinstance(loaded.model.coulomb, CoulombTerm):
+        return {KIND_OPEN}
+    return possible_kinds(loaded.recipe.electrostatics.boundary)
 
 
 def described(loaded: LoadedModel, dtype: torch.dtype) -> dict[str, Any]:

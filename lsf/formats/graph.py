@@ -17,12 +17,12 @@ from torch.fx.experimental import _config as fx_config
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lsf.data.graph import GraphTensors, coulomb_plan, graph_tensors
-from lsf.electrostatics.boundary import KIND_OPEN, KIND_SLAB, REFUSED, kinds_by_periodicity
+from lsf.electrostatics.boundary import KIND_OPEN, KIND_SLAB, structure_sorts
 from lsf.electrostatics.exported.operator import opaque_coulomb_energy
 from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
 from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import ExportError
-from lsf.formats.describe import prepared, treated_kinds
+from lsf.formats.describe import all_kinds, prepared
 from lsf.formats.model_file.file import LoadedModel
 from lsf.formats.verify import batch_of, structure
 from lsf.models.derivatives import named_outputs
@@ -206,11 +206,10 @@ def recorded(loaded: LoadedModel, dtype: torch.dtype, opaque: bool = False) -> F
     Inputs that the model has no use for are left out. Raises :class:`lsf.errors.ExportError` where the graph
     is not the same for structures of other sizes.
     """
-    kinds = treated_kinds(loaded)
     model = prepared(loaded.model).cpu().eval().set_dtype(dtype)
     if opaque and isinstance(model.coulomb, CoulombTerm):
         model.coulomb = OpaqueCoulomb(package_settings(loaded))
-    flat = FlatModel(model, set(kinds) - {REFUSED}, opaque)
+    flat = FlatModel(model, all_kinds(loaded), opaque)
     graphs = []
     # the second one is the first one's check
     for seed, sizes in ((1, (7, 5, 6, 4)), (2, (9, 8, 11, 6))):
@@ -233,18 +232,9 @@ def recorded(loaded: LoadedModel, dtype: torch.dtype, opaque: bool = False) -> F
 def package_settings(loaded: LoadedModel) -> Electrostatics:
     """Return the settings a compiled package sums by: molecules and clusters alone are not put on meshes."""
     settings = loaded.recipe.electrostatics
-    if {*treated_kinds(loaded)} <= {KIND_OPEN, REFUSED}:
+    if all_kinds(loaded) == {KIND_OPEN}:
         return attrs.evolve(settings, backend="direct")
     return settings
-
-
-def _periodicities(loaded: LoadedModel) -> list[int]:
-    """Return the numbers of periodic directions that examples may have.
-
-    A model without charges treats all alike, but its lists are made for those of its boundary method.
-    """
-    kinds = kinds_by_periodicity(loaded.recipe.electrostatics.boundary)
-    return [count for count, kind in enumerate(kinds) if kind != REFUSED]
 
 
 def example_inputs(
@@ -254,13 +244,14 @@ def example_inputs(
 
     All lists have two entries or more, since lists of none or one would be recorded as such.
     """
-    counts = _periodicities(loaded)
-    chosen = (counts * 2)[: max(2, len(counts))]
+    # a model without charges treats all alike, but its lists are made for those of its boundary method
+    sorts = structure_sorts(loaded.recipe.electrostatics.boundary)
+    chosen = (sorts * 2)[: max(2, len(sorts))]
     settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
     for factor in (1, 4, 16, 64):
         rng = np.random.default_rng(seed)
         examples = [
-            structure(loaded, count, factor * size, rng) for count, size in zip(chosen, sizes, strict=False)
+            structure(loaded, sort, factor * size, rng) for sort, size in zip(chosen, sizes, strict=False)
         ]
         known = loaded.facts.species
         examples[0].numbers[: len(known)] = known[: len(examples[0])]  # present elements are a list, too
@@ -279,15 +270,15 @@ def _recorded_opaque(loaded: LoadedModel, flat: FlatModel, seed: int) -> FlatGra
     known = loaded.facts.species
     fixed = {"n_species": len(known)} | ({"n_present": 1} if len(known) == 1 else {})
     sizes = [tuple(fixed.get(str(size), size) for size in SIZES[name]) for name in flat.inputs]
-    counts = _periodicities(loaded)
+    sorts = structure_sorts(loaded.recipe.electrostatics.boundary)
     # no structure on a mesh: no list is empty
     settings = attrs.evolve(loaded.recipe.electrostatics, backend="direct")
     for attempt in range(60):
         rng = np.random.default_rng([seed, attempt])
         # as many structures as elements would be one symbol with them, and so on
-        chosen = (counts * 4)[: max(2, len(counts)) + attempt % 3]
+        chosen = (sorts * 4)[: max(2, len(sorts)) + attempt % 3]
         n_atoms = 6 * (1 + attempt // 12)
-        examples = [structure(loaded, count, n_atoms + int(rng.integers(5)), rng) for count in chosen]
+        examples = [structure(loaded, sort, n_atoms + int(rng.integers(5)), rng) for sort in chosen]
         examples[0].numbers[: len(known)] = known[: len(examples[0])]
         graph = graph_tensors(batch_of(loaded, examples, settings), flat.model.species)
         tensors = recorded_inputs(graph, flat.inputs)

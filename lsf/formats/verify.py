@@ -36,23 +36,26 @@ HEAD: Final = Head(
 EvaluateFile = Callable[[Sequence[Atoms]], Mapping[str, Tensor]]
 
 
-def structures(loaded: LoadedModel, kinds: Sequence[int], seed: int = 0) -> list[list[Atoms]]:
-    """Return batches of random structures of the elements and periodicities that a model treats.
+def structures(loaded: LoadedModel, sorts: Sequence[tuple[int, bool]], seed: int = 0) -> list[list[Atoms]]:
+    """Return batches of random structures of the elements and sorts that a model treats.
 
-    ``kinds`` by number of periodic directions as in
-    :func:`lsf.electrostatics.boundary.kinds_by_periodicity`. Every batch but the first holds one structure.
+    ``sorts`` as in :func:`lsf.electrostatics.boundary.structure_sorts`. Every batch but the first holds one
+    structure.
     """
     rng = np.random.default_rng(seed)
-    counts = [count for count in range(4) if kinds[count] >= 0]
-    first = [structure(loaded, count, size, rng) for size, count in zip((7, 5, 6, 4), counts, strict=False)]
+    first = [structure(loaded, sort, size, rng) for size, sort in zip((7, 5, 6, 4), sorts, strict=False)]
     if len(first) == 1:
-        first.append(structure(loaded, counts[0], 5, rng))
-    singles = [[structure(loaded, count, size, rng)] for count in counts for size in (1, 3, 13, 34)]
+        first.append(structure(loaded, sorts[0], 5, rng))
+    singles = [[structure(loaded, sort, size, rng)] for sort in sorts for size in (1, 3, 13, 34)]
     return [first, *singles]
 
 
-def structure(loaded: LoadedModel, periodic: int, size: int, rng: np.random.Generator) -> Atoms:
-    """Return ``size`` atoms some 2.2 Å apart in a skewed cell, its first ``periodic`` directions periodic."""
+def structure(loaded: LoadedModel, sort: tuple[int, bool], size: int, rng: np.random.Generator) -> Atoms:
+    """Return ``size`` atoms some 2.2 Å apart in a skewed cell, or without one.
+
+    ``sort`` is the number of directions that are periodic, the first ones, and whether there is a cell.
+    """
+    periodic, has_cell = sort
     spacing = 2.2
     side = int(np.ceil(size ** (1.0 / 3.0)))
     grid = np.array([(x, y, z) for x in range(side) for y in range(side) for z in range(side)], dtype=float)
@@ -65,7 +68,7 @@ def structure(loaded: LoadedModel, periodic: int, size: int, rng: np.random.Gene
         cell[:2, :2] += rng.normal(scale=0.05, size=(2, 2)) * cell[0, 0]
         cell[2, 2] += 12.0
     elif periodic == 0:
-        cell = np.eye(3) * (side * spacing + 25.0)
+        cell = np.eye(3) * (side * spacing + 25.0) * has_cell
     atoms = Atoms(numbers, positions, cell=cell, pbc=np.arange(3) < periodic)
     atoms.info["total_charge"], atoms.info["total_spin"] = (
         float(rng.integers(-1, 2)),

@@ -11,10 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN, KIND_PERIODIC, KIND_SLAB, METHODS
+from lsf.electrostatics.boundary import (
+    KIND_BOX,
+    KIND_OPEN,
+    KIND_PERIODIC,
+    KIND_SLAB,
+    METHODS,
+    possible_kinds,
+    structure_sorts,
+)
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.plan import lists
-from lsf.electrostatics.plan.coulomb_plan import default_box, plan_structure
+from lsf.electrostatics.plan.coulomb_plan import plan_structure
 from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import BoundaryError
 
@@ -87,7 +95,7 @@ def test_refused_periodicity(method: str, pbc: str, message: str) -> None:
         ("pbc", "TTT", np.zeros((3, 3)), "three lattice vectors that span a volume"),
         ("mixed_periodic", "TTT", np.ones((3, 3)), "three lattice vectors that span a volume"),
         ("slab", "TTF", np.diag([5.0, 0.0, 9.0]), "two periodic lattice vectors that span an area"),
-        ("molecule_in_box", "FFF", np.zeros((3, 3)), "sums a non-periodic structure in a cubic cell"),
+        ("molecule_in_box", "FFF", CUBE * np.nan, "sums a non-periodic structure in a cubic cell"),
         (
             "mixed_periodic",
             "FFF",
@@ -108,16 +116,16 @@ def test_refused_cell(method: str, pbc: str, cell: np.ndarray, message: str) -> 
         kind(method, pbc, cell)
 
 
-def test_default_box() -> None:
-    free, periodic = np.zeros(3, dtype=bool), np.ones(3, dtype=bool)
-    nothing = np.zeros((3, 3))
+def test_a_molecule_without_a_cell_has_no_box() -> None:
+    flat = np.diag([10.0, 10.0, 0.0])
     for method in ("molecule_in_box", "mixed_periodic"):
-        assert np.array_equal(default_box(TWO_ATOMS, free, nothing, method), np.eye(3) * 30.0)
-        assert np.array_equal(default_box(7 * TWO_ATOMS, free, nothing, method), np.eye(3) * 34.0)
-        assert default_box(TWO_ATOMS, free, CUBE, method) is None
-        assert default_box(TWO_ATOMS, periodic, nothing, method) is None
-    for method in ("auto", "realspace", "pbc", "slab"):
-        assert default_box(TWO_ATOMS, free, nothing, method) is None
+        assert [kind(method, "FFF", cell) for cell in (np.zeros((3, 3)), flat, CUBE)] == [
+            KIND_OPEN,
+            KIND_OPEN,
+            KIND_BOX,
+        ]
+        assert possible_kinds(method) >= {KIND_OPEN, KIND_BOX}
+        assert (0, False) in structure_sorts(method)
 
 
 @pytest.mark.parametrize(

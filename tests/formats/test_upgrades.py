@@ -42,6 +42,7 @@ def test_steps_change_header_and_weights_one_after_the_other(tmp_path, monkeypat
 
     def older(header, tensors):
         header["elements"] = header.pop("species")
+        header["format_version"] = 1
         tensors["oldest"] = tensors.pop(name) * 2.0
 
     rewritten(path, older)
@@ -92,4 +93,19 @@ def test_a_header_that_is_no_json_is_damage(tmp_path):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file(tensors, str(path), metadata={HEADER_KEY: "{"})
     with pytest.raises(ModelFileError, match="header is not JSON"):
+        lsf.load(path)
+
+
+@pytest.mark.parametrize(
+    ("boundary", "said"), [("mixed_periodic", True), ("molecule_in_box", True), ("auto", False)]
+)
+def test_older_models_with_boxes_say_that_molecules_without_a_cell_have_none(tmp_path, boundary, said):
+    _, path = stored(tmp_path)
+    rewritten(path, lambda header, _: header.update(format_version=1, boundary=boundary))
+    if said:
+        with pytest.warns(
+            UserWarning, match="small.safetensors: the model was trained .* now summed in open space"
+        ):
+            lsf.load(path)
+    else:
         lsf.load(path)

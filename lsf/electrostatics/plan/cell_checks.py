@@ -15,15 +15,25 @@ CUBE_TOLERANCE: Final = 0.01
 """Largest relative difference of edge lengths, and cosine of an angle, of a cell that counts as a cube."""
 
 
+FLAT: Final = 1.0e-6
+"""Largest volume of a cell without one, in units of the product of its edges."""
+
+
 def volume_fraction(cell: FloatArray) -> float:
     """Return the volume divided by the product of the edges: 0 for a missing or flat cell, 1 for a brick."""
     edges = float(np.prod(np.linalg.norm(cell, axis=1)))
     return abs(float(np.linalg.det(cell))) / edges if edges > 0.0 else 0.0
 
 
+def has_volume(cell: FloatArray) -> bool:
+    """Return whether three lattice vectors span a volume; a missing or flat cell is no cell."""
+    # one with numbers that are not finite is there, and wrong: the checks below say so
+    return volume_fraction(cell) > FLAT or not np.isfinite(cell).all()
+
+
 def check_cell(method: str, cell: FloatArray, _positions: FloatArray) -> None:
     """Check a cell of any shape that is summed in three directions."""
-    if not np.isfinite(cell).all() or volume_fraction(cell) < 1.0e-6:
+    if not np.isfinite(cell).all() or not has_volume(cell):
         raise BoundaryError(
             f"boundary {method!r} needs three lattice vectors that span a volume; "
             f"found cell = {cell.tolist()}: give a cell, or declare pbc = F F F and use realspace or auto"

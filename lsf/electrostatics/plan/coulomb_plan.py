@@ -14,7 +14,7 @@ from lsf.electrostatics.plan.cell_checks import (
     check_cube,
     check_plane,
     check_vacuum,
-    volume_fraction,
+    has_volume,
 )
 from lsf.electrostatics.settings import Electrostatics
 
@@ -26,9 +26,6 @@ FloatArray = NDArray[np.float64]
 SLAB_GAP: Final = 10.0
 """Empty space along a slab's normal in units of the smearing width: images of Gaussians then overlap by
 erfc(5) = 2e-12."""
-
-BOX_EDGE: Final = 30.0
-BOX_MARGIN: Final = 20.0
 
 
 class CoulombPlan(NamedTuple):
@@ -51,6 +48,17 @@ class CoulombPlan(NamedTuple):
     mesh_order: Tensor  # (n_graphs,) int64, order of the mesh's B-splines; 0 for no mesh
     open_box: Tensor  # (n_graphs, 3) float64 [Å], box edges of an open structure on a mesh; 0 elsewhere
     truncation_radius: Tensor  # (n_graphs,) float64 [Å], of its kernel; 0 elsewhere
+
+
+def structure_kind(boundary: str, pbc: BoolArray, cell: FloatArray) -> int:
+    """Return how a boundary method treats a structure: one of KIND_*.
+
+    A molecule without a cell has no box: methods that sum molecules in a box sum it in open space, the limit
+    of a large box. A box made from the atoms would turn and grow with them, and forces would be no
+    derivatives.
+    """
+    kind = METHODS[boundary](pbc)
+    return KIND_OPEN if kind == KIND_BOX and not has_volume(cell) else kind
 
 
 class Outline(NamedTuple):
@@ -91,7 +99,7 @@ def outline_structure(
     pbc = np.asarray(pbc, dtype=bool).reshape(3)
     cell = np.asarray(cell, dtype=np.float64).reshape(3, 3)
     positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
-    kind = METHODS[settings.boundary](pbc)
+    kind = structure_kind(settings.boundary, pbc, cell)
     if kind == KIND_OPEN:
         truncation = mesh_choice.truncation(mesh_choice.mesh_request(settings), positions)
         return Outline(kind, 2, 0.0, (), len(positions), truncation)
@@ -157,17 +165,3 @@ def plan_arrays(
         "open_box": box[None],
         "truncation_radius": np.array([radius], dtype=np.float64),
     }
-
-
-def default_box(positions: FloatArray, pbc: BoolArray, cell: FloatArray, boundary: str) -> FloatArray | None:
-    """Return the cubic cell, (3, 3) Å, for a non-periodic structure without one; None where none is needed.
-
-    Methods that sum a molecule in a box need a cube; 30 Å or the structure's largest extent + 20 Å,
-    whichever is larger, leaves an error of order L⁻⁵.
-    """
-    treated_in_box = boundary in ("molecule_in_box", "mixed_periodic") and not np.any(pbc)
-    if not treated_in_box or volume_fraction(np.asarray(cell, dtype=np.float64).reshape(3, 3)) > 1.0e-6:
-        return None
-    positions = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
-    extent = float(np.ptp(positions, axis=0).max()) if len(positions) else 0.0
-    return np.eye(3) * max(BOX_EDGE, extent + BOX_MARGIN)

@@ -18,7 +18,7 @@ from lsf.electrostatics.field import field_energy
 from lsf.electrostatics.multipoles import dipoles
 from lsf.electrostatics.net_charge import net_charge_effect
 from lsf.electrostatics.plan.cache import PlanCache
-from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, default_box
+from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
 from lsf.electrostatics.settings import DEFAULT_MESH_ACCURACY as DEFAULT_ACCURACY
 from lsf.electrostatics.settings import Electrostatics
 from lsf.engines.ase.tracking import Array, TrackingCalculator
@@ -158,8 +158,6 @@ class CoulombCalculator(TrackingCalculator):
                 f"stress is defined for fully periodic cells, not for pbc = {self.atoms.pbc.tolist()}"
             )
         positions, cell = self.atoms.positions, self.atoms.cell.array
-        box = default_box(positions, self.atoms.pbc, cell, self.settings.boundary)
-        cell = cell if box is None else box
         plan = self._plans(self.settings, positions, cell, self.atoms.pbc)
         field = self.external_field(self.atoms)
         self.results = self._results(plan, cell, np.zeros(3) if field is None else field, periodic)

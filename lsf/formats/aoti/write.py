@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._inductor.package.package import package_aoti
 from torch.export import Dim, ExportedProgram
 
-from lsf.electrostatics.boundary import kinds_by_periodicity
+from lsf.electrostatics.boundary import structure_sorts
 from lsf.errors import ExportError
 from lsf.formats.aoti.read import BLOCK_FUNCTIONS, FORMAT, FORMAT_VERSION, METADATA_FILE, PackageFile
 from lsf.formats.describe import described
@@ -90,7 +90,7 @@ def export_aoti(loaded: LoadedModel, path: Path, options: AotiOptions) -> str:
     }
     reference = reference_model(loaded, dtype)
     settings = package_settings(loaded)
-    batches = structures(loaded, kinds_by_periodicity(loaded.recipe.electrostatics.boundary))
+    batches = structures(loaded, structure_sorts(loaded.recipe.electrostatics.boundary))
     with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
         plain = Path(folder) / "model.pt2"
         _compile({"model": _exported(graph), **_block_programs(graph)}, plain)

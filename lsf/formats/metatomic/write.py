@@ -119,11 +119,11 @@ def _verified(loaded: LoadedModel, file: ScriptFile, path: Path) -> dict[str, fl
     from metatomic_ase import MetatomicCalculator
 
     largest: dict[str, float] = {}
-    kinds = [0 if count in file.metadata["periodic_directions"] else -1 for count in range(4)]
+    sorts = [(count, True) for count in file.metadata["periodic_directions"]]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         calculator = MetatomicCalculator(str(path), device="cpu")
-        for atoms in structures(loaded, kinds)[1:]:
+        for atoms in structures(loaded, sorts)[1:]:
             for item in atoms:
                 item.info.pop(FIELD_KEY)
                 expected = {

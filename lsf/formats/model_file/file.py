@@ -7,6 +7,7 @@ file is complete on its own and nothing in it is code. Older formats: :mod:`lsf.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -155,6 +156,8 @@ def load_model(path: str | Path, kernels: str | None = None) -> LoadedModel:
     """
     path = Path(path)
     header = read_header(path)
+    for remark in header.pop("remarks", []):
+        warnings.warn(f"{path.name}: {remark}", stacklevel=2)
     recipe = read_recipe_text(header["recipe"], f"{path} (stored recipe)")
     facts = cattrs.structure(header["facts"], DataFacts)
     model = build_model(recipe, facts)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lsf.data.charges import FROM_DATA, charges_of
 from lsf.data.neighbors import find_neighbors
-from lsf.electrostatics.plan.coulomb_plan import default_box, outline_structure, plan_arrays
+from lsf.electrostatics.plan.coulomb_plan import outline_structure, plan_arrays
 from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import LsfError
 
@@ -68,8 +68,6 @@ class ArrayInputs:
         near = find_neighbors(positions, cell, pbc, self.metadata["cutoff"])
         plan: dict[str, Array] = {}
         if self.settings is not None:
-            box = default_box(positions, pbc, cell, self.settings.boundary)
-            cell = cell if box is None else box
             plan = plan_arrays(self.settings, outline_structure(self.settings, positions, cell, pbc))
         info = atoms.info
         return {

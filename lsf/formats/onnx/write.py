@@ -12,7 +12,7 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from lsf.electrostatics.boundary import kinds_by_periodicity
+from lsf.electrostatics.boundary import structure_sorts
 from lsf.errors import MissingExtraError
 from lsf.formats.describe import described
 from lsf.formats.graph import recorded
@@ -84,7 +84,7 @@ def export_onnx(loaded: LoadedModel, path: Path, options: OnnxOptions) -> str:
     model = converted(graph, names)
     helper.set_model_props(model, _property(metadata))
     file = OnnxFile(model.SerializeToString())
-    batches = structures(loaded, kinds_by_periodicity(loaded.recipe.electrostatics.boundary), seed=7)
+    batches = structures(loaded, structure_sorts(loaded.recipe.electrostatics.boundary), seed=7)
 
     def evaluate_file(atoms: Sequence[Atoms]) -> dict[str, Tensor]:
         return {name: torch.from_numpy(value) for name, value in file.evaluate(file.inputs(atoms)).items()}

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lsf.electrostatics.boundary import KIND_BOX, KIND_OPEN, KIND_SLAB, REFUSED
-from lsf.electrostatics.plan.cell_checks import CUBE_TOLERANCE
-from lsf.electrostatics.plan.coulomb_plan import BOX_EDGE, BOX_MARGIN, SLAB_GAP
+from lsf.electrostatics.plan.cell_checks import CUBE_TOLERANCE, FLAT
+from lsf.electrostatics.plan.coulomb_plan import SLAB_GAP
 from lsf.electrostatics.plan.lists import LAYER_EXPONENT, LENGTH_STEP
 from lsf.electrostatics.settings import Electrostatics
 from lsf.formats.torchscript.mesh import MeshPlanner
@@ -25,7 +25,7 @@ class StructurePlan(NamedTuple):
     likewise.
     """
 
-    cell: Tensor  # (3, 3) Å, the default box where a molecule needs one and has none
+    cell: Tensor  # (3, 3) Å
     kind: int
     slab_axis: int
     slab_length: float
@@ -65,7 +65,7 @@ class ScriptPlanner(nn.Module):
         self.gap = SLAB_GAP * settings.smearing_width
         self.length_step = LENGTH_STEP * self.gap
         self.layer_largest = LAYER_EXPONENT / self.gap
-        self.box_edge, self.box_margin = BOX_EDGE, BOX_MARGIN
+        self.flat = FLAT
         self.cube_tolerance = CUBE_TOLERANCE
         self.kind_open, self.kind_slab, self.kind_box = KIND_OPEN, KIND_SLAB, KIND_BOX
         self.refused = REFUSED
@@ -129,6 +129,8 @@ class ScriptPlanner(nn.Module):
                 + str(directions)
                 + " periodic directions"
             )
+        if kind == self.kind_box and self.volume_fraction(cell) <= self.flat:
+            kind = self.kind_open  # a molecule without a cell has no box
         no_layers = torch.zeros((0, 2), dtype=torch.int64)
         if kind == self.kind_open:
             waves, mesh, truncation = self.cluster(positions)
@@ -139,11 +141,9 @@ class ScriptPlanner(nn.Module):
             axis = int(torch.argmin(pbc.to(torch.int64)))
             internal, length = self.slab_cell(positions, cell, axis)
         elif kind == self.kind_box:
-            if self.volume_fraction(cell) <= 1.0e-6:
-                cell = torch.eye(3, dtype=cell.dtype) * self.default_edge(positions)
             self.check_cube(cell, positions)
             internal = cell
-        elif self.volume_fraction(cell) < 1.0e-6:
+        elif self.volume_fraction(cell) <= self.flat:
             raise RuntimeError(
                 "boundary '" + self.boundary + "' needs three lattice vectors that span a volume"
             )
@@ -169,13 +169,6 @@ class ScriptPlanner(nn.Module):
         edges = float(torch.prod(torch.sqrt((cell * cell).sum(1))))
         volume = abs(float(torch.dot(cell[0], torch.linalg.cross(cell[1], cell[2]))))
         return volume / edges if edges > 0.0 else 0.0
-
-    def default_edge(self, positions: Tensor) -> float:
-        """Return the edge of the cube for a molecule without a cell, in Å."""
-        extent = 0.0
-        if positions.shape[0] > 0:
-            extent = float((positions.amax(0) - positions.amin(0)).max())
-        return max(self.box_edge, extent + self.box_margin)
 
     def check_cube(self, cell: Tensor, positions: Tensor) -> None:
         """Refuse a box that is no cube, or smaller than its molecule."""

@@ -21,9 +21,9 @@ from ase import Atoms
 from torch import Tensor, nn
 
 from lsf.data.graph import GraphTensors, graph_tensors
-from lsf.electrostatics.boundary import KIND_OPEN, kinds_by_periodicity
+from lsf.electrostatics.boundary import KIND_OPEN, structure_sorts
 from lsf.electrostatics.settings import Electrostatics
-from lsf.formats.describe import described, prepared, treated_kinds
+from lsf.formats.describe import all_kinds, described, prepared, treated_kinds
 from lsf.formats.model_file.file import LoadedModel
 from lsf.formats.torchscript.devices import follow_inputs
 from lsf.formats.torchscript.model import BY_ELEMENT, NO_CHARGES, PER_ATOM, ScriptModel
@@ -78,7 +78,7 @@ def export_torchscript(loaded: LoadedModel, path: Path, options: TorchScriptOpti
     model = prepared(reference, settings.backend)
     kinds = treated_kinds(loaded)
     # a model without charges treats any periodicity in the file, in Python those of its boundary method
-    batches = structures(loaded, kinds_by_periodicity(loaded.recipe.electrostatics.boundary))
+    batches = structures(loaded, structure_sorts(loaded.recipe.electrostatics.boundary))
     script = _compiled(loaded, model, settings, kinds, batches[0])
     metadata = _metadata(loaded, script, dtype)
     file = ScriptFile(io.BytesIO(_archive(script, metadata)))
@@ -159,7 +159,7 @@ def _compiled(
     traced_backend = "direct" if settings.backend == "direct" else "mesh"
     graphs = batch_of(loaded, examples, attrs.evolve(settings, backend=traced_backend))
     graph = graph_tensors(graphs, model.species)
-    flat = _Flat(model, inputs, KIND_OPEN in kinds)
+    flat = _Flat(model, inputs, KIND_OPEN in all_kinds(loaded))
     with _quiet():
         traced = torch.jit.trace(
             flat, tuple(getattr(graph, name) for name in inputs), check_trace=False, strict=False
