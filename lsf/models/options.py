@@ -202,7 +202,7 @@ class BackboneOptions:
     )
     kernels: str = option(
         "Implementation of the message passing; all give the same numbers from the same weights. auto is "
-        "native on a CPU.",
+        "native.",
         default="auto",
         registry="kernels",
     )

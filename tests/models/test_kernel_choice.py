@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import os
 import re
 from pathlib import Path
 
@@ -16,13 +15,11 @@ from lsf.errors import CatalogError, RecipeError
 from lsf.formats.model_file.file import save_model
 from lsf.models.backbone import Backbone
 from lsf.models.convolution import Convolution
-from lsf.models.couplings import wigner_3j
 from lsf.models.derivatives import evaluate
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
 from lsf.models.message_passing.executors import KernelsError, kernel_class, require_kernels
-from lsf.models.message_passing.reference import tensor_product
-from lsf.models.message_passing.vendors import cuequivariance, openequivariance
+from lsf.models.message_passing.vendors import cuequivariance
 from lsf.recipe.rules import resolve
 from tests.formats.test_torchscript import batch, model_file
 from tests.models.helpers import water
@@ -47,6 +44,16 @@ def test_an_unknown_name_gets_the_nearest_one():
     assert re.search(r"model.kernels: found \"nativ\".*\n? *did you mean 'native'", problem_of("nativ"))
     with pytest.raises(CatalogError, match="no 'nativ' among its kernels; did you mean 'native'"):
         kernel_class("nativ")
+
+
+def test_auto_is_native():
+    assert kernel_class("auto") is kernel_class("native")
+
+
+def test_kernels_that_are_gone_are_an_error_that_names_the_others():
+    message = problem_of("openequivariance")
+    assert 'model.kernels: found "openequivariance"' in message
+    assert "expected the name of one of the kernels (lsf list kernels)" in message
 
 
 def backbone_with(name: str) -> Backbone:
@@ -154,37 +161,3 @@ def test_the_description_fits_the_kernels_of_cuequivariance():
         16,
         sum(2 * l3 + 1 for _, _, l3 in convolution.paths),
     ]
-
-
-def test_openequivariance_is_refused_without_package_or_gpu(monkeypatch):
-    monkeypatch.setattr(openequivariance, "installed", lambda _: False)
-    assert "'openequivariance' is not installed: pip install 'lsf[openequivariance]'" in problem_of(
-        "openequivariance"
-    )
-    monkeypatch.setattr(openequivariance, "installed", lambda _: True)
-    assert "but they run on a CUDA device, not on 'cpu'" in problem_of("openequivariance")
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("openequivariance") is None or os.environ.get("OEQ_NOTORCH") != "1",
-    reason="the description needs openequivariance, without a GPU and OEQ_NOTORCH=1 in the environment",
-)
-@pytest.mark.parametrize(("irreps", "max_ell"), [("2x0e + 2x1o", 3), ("2x0e + 2x1o + 2x2e", 4)])
-def test_the_description_for_openequivariance_is_e3nn_s_product(irreps, max_ell):
-    """Its kernels need a GPU; irreps, paths, weights, normalization and coupling constants do not."""
-    from openequivariance.core.e3nn_lite import wigner_3j as their_symbol
-
-    convolution = Convolution(parse_irreps(irreps), max_ell)
-    found = openequivariance.problem(convolution, torch.float64)
-    reference = tensor_product(convolution)
-    assert str(found.irreps_in1) == str(reference.irreps_in1)
-    assert str(found.irreps_in2) == str(reference.irreps_in2)
-    assert str(found.irreps_out) == str(reference.irreps_out)
-    assert found.weight_numel == reference.weight_numel
-    for ours, theirs, (l1, l2, l3) in zip(
-        found.instructions, reference.instructions, convolution.paths, strict=True
-    ):
-        assert ours[:5] == theirs[:5]
-        assert ours.path_weight == pytest.approx(theirs.path_weight, rel=1e-15)
-        symbol = torch.as_tensor(their_symbol(l1, l2, l3))
-        torch.testing.assert_close(symbol.double(), wigner_3j(l1, l2, l3), rtol=0.0, atol=1e-14)

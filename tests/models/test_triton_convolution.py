@@ -16,7 +16,6 @@ from lsf.models.convolution import Convolution, Neighborhood
 from lsf.models.derivatives import evaluate
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
-from lsf.models.message_passing import automatic
 from lsf.models.message_passing.executors import KernelsError, require_kernels
 from lsf.models.message_passing.triton import executor as fused
 from lsf.recipe.rules import resolve
@@ -197,17 +196,6 @@ def test_it_is_refused_at_the_start_where_it_cannot_run(monkeypatch):
     with pytest.raises(KernelsError, match=r'"triton" cannot be used: .*lsf\[gpu\].* on .cpu.: auto, e3nn'):
         require_kernels("triton", torch.device("cpu"))
     assert resolve(RECIPE, ["model.kernels=auto"]).model.options.kernels == "auto"
-
-
-def test_auto_takes_what_the_device_has(monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert automatic.chosen(torch.device("cpu")) == "native"
-    assert automatic.chosen(torch.device("cuda")) == "native"
-    monkeypatch.setitem(automatic.ORDER, "cuda", ("triton", "native"))
-    assert automatic.chosen(torch.device("cuda")) == "triton"
-    monkeypatch.setattr(fused, "triton_installed", lambda: False)
-    assert automatic.chosen(torch.device("cuda")) == "native"
-    assert automatic.chosen(torch.device("mps")) == "native"
 
 
 # --- what the GPU will get ----------------------------------------------------------------------------------
