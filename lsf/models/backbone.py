@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lsf.models.contraction import SymmetricContraction
-from lsf.models.convolution import ELEMENTS_AT_MOST, Neighborhood
+from lsf.models.convolution import ELEMENTS_AT_MOST
 from lsf.models.geometry import Edges
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import Irreps
 from lsf.models.linear import EquivariantLinear, SpeciesLinear
 from lsf.models.message_passing.native.blocks import EdgeTables
+from lsf.models.message_passing.neighborhood import ElementFeatures, Neighborhood
 from lsf.models.neighbour_density import LocalDensity
 
 
@@ -98,12 +99,16 @@ class Layer(nn.Module):
         self.density = LocalDensity(n_radial) if by_density else None
 
     def forward(
-        self, features: Tensor, edges: Edges, neighborhood: Neighborhood, groups: SpeciesGroups
+        self,
+        features: Tensor,
+        neighborhood: Neighborhood,
+        groups: SpeciesGroups,
+        by_element: ElementFeatures | None = None,
     ) -> Tensor:
         """Return the new features ``(n_atoms, n_components_out, n_channels)``."""
-        basis = self.interaction(features, neighborhood)
+        basis = self.interaction(features, neighborhood, by_element)
         if self.density is not None:
-            basis = basis / self.density(edges, basis.shape[0]).reshape(-1, 1, 1)
+            basis = basis / self.density(neighborhood.edges, basis.shape[0]).reshape(-1, 1, 1)
         grouped = groups.group(basis)
         if self.mix is not None:
             grouped = self.mix(grouped, groups.present)
@@ -225,22 +230,22 @@ class Backbone(nn.Module):
         are the same for all atoms of an element, the first layer sums its neighbours by element; without
         them it does not. ``recorded`` is what takes their place in a graph.
         """
+        executor = self.interactions[0].kernel
+        by_element = None
+        if recorded is not None:
+            neighborhood = Neighborhood.traced(edges, neighbor_slots, recorded.tables)
+            if recorded.element is not None:
+                by_element = ElementFeatures(self.embedding.unsqueeze(1), recorded.element)
+        else:
+            neighborhood = Neighborhood.of_batch(edges, neighbor_slots, sparing=executor.recompute)
+            if inputs is not None and executor.sums_by_element:
+                first, element = groups.representatives(inputs)
+                if first is not None and element is not None:
+                    by_element = ElementFeatures(initial.index_select(0, first), element)
         features = []
         current = initial
-        neighborhood = Neighborhood(edges.edge_index, edges.harmonics, edges.radial_basis, neighbor_slots)
-        neighborhood.unit_shifts = edges.unit_shifts
-        neighborhood.lengths, neighborhood.radial_slopes = edges.lengths, edges.radial_slopes
-        kernel = self.interactions[0].kernel
-        neighborhood.sparing, by_element = kernel.recompute, kernel.sums_by_element
-        if recorded is not None:
-            neighborhood.tables, neighborhood.element = recorded
-            neighborhood.initial = None if recorded.element is None else self.embedding.unsqueeze(1)
-        elif inputs is not None and by_element:
-            first, neighborhood.element = groups.representatives(inputs)
-            neighborhood.initial = None if first is None else initial.index_select(0, first)
-        for layer in self.layers:
-            current = layer(current, edges, neighborhood, groups)
+        for index, layer in enumerate(self.layers):
+            # after the first layer features differ from atom to atom, also where they are scalars alone
+            current = layer(current, neighborhood, groups, by_element if index == 0 else None)
             features.append(current)
-            # what follows differs from atom to atom, also where hidden irreps are scalars alone
-            neighborhood.initial = neighborhood.element = None
         return features

@@ -1,17 +1,21 @@
-"""What is summed over neighbours in a layer: paths, edges, radial weights. How is left to the kernels."""
+r"""The sum over neighbours of a layer, ``A_i = Σ_j R(r_ij) · (h_j ⊗ Y(r̂_ij))``: the formula itself.
+
+:class:`Convolution` is what every executor of :mod:`lsf.models.message_passing` computes, edge by edge as
+the paper has it. Executors fuse or reorder the sum; ``model.kernels`` chooses one from the registry.
+"""
 
 from __future__ import annotations
 
-from functools import cached_property
+import math
 from typing import NamedTuple
 
 import attrs
 import torch
 from torch import Tensor
+from torch_geometric.nn import MessagePassing
 
-from lsf.models.couplings import allowed_products
+from lsf.models.couplings import allowed_products, wigner_3j
 from lsf.models.irreps import Irreps
-from lsf.models.message_passing.native.blocks import EdgeBlocks, EdgeTables, edge_blocks
 from lsf.models.radial import RadialNetwork
 
 Path = tuple[int, int, int]
@@ -34,11 +38,10 @@ def convolution_paths(degrees: tuple[int, ...], max_ell: int) -> tuple[Path, ...
 
 
 @attrs.frozen
-class Convolution:
-    """The sum of a layer: ``m_i^path = Σ_j R_path(r_ij) · (h_j^l1 ⊗ Y^l2(r̂_ij))^l3``, channel by channel.
+class ConvolutionPaths:
+    """Which products of features and harmonics a layer sums: its paths (l1, l2, l3).
 
-    The product is e3nn's, of component normalization: Wigner 3j symbols times √(2 l3 + 1). ``inputs`` are
-    the irreps of the features h.
+    ``inputs`` are the irreps of the features h; harmonics and messages go up to degree ``max_ell``.
     """
 
     inputs: Irreps
@@ -49,114 +52,76 @@ class Convolution:
         """All (l1, l2, l3), in the order in which their weights are stored."""
         return convolution_paths(self.inputs.degrees, self.max_ell)
 
+    @property
+    def rows(self) -> list[int]:
+        """Components of every path's message, ``2 l3 + 1``."""
+        return [2 * l3 + 1 for _, _, l3 in self.paths]
 
-class Radial(NamedTuple):
+
+class RadialWeights(NamedTuple):
     """The radial weights of a layer: R = network(basis) · out · scale."""
 
     network: RadialNetwork
     out: Tensor  # (width, n_paths, n_channels)
     scale: float
 
-    def weights(self, basis: Tensor) -> Tensor:
+    def of_edges(self, basis: Tensor) -> Tensor:
         """Return the weights of all paths of every edge, ``(n_edges, n_paths · n_channels)``."""
         weights: Tensor = (self.network(basis) * self.scale) @ self.out.flatten(1)
         return weights
 
 
-class Messages(NamedTuple):
-    """Messages summed over neighbours.
+class Convolution(MessagePassing):  # type: ignore[misc]
+    r"""Messages of all neighbours, summed: torch-geometric's ``message`` and ``aggregate`` are the formula.
 
-    ``by_degree`` holds per degree those of its paths, ``(n_atoms, 2l + 1, n_channels)`` each. ``place``
-    (n_atoms,) says which row is whose where rows are sorted in another way than atoms.
+    .. math:: A_{i,\,p m_3 c} = \sum_j R_{p c}(r_{ij}) \sum_{m_1 m_2} C^{l_1 l_2 l_3}_{m_1 m_2 m_3}\,
+        h_{j,\,l_1 m_1 c}\, Y_{l_2 m_2}(\hat r_{ij}) \qquad p = (l_1, l_2, l_3)
+
+    with c the channel and the Clebsch–Gordan coefficients C of component normalization, real Wigner 3j
+    symbols times :math:`\sqrt{2 l_3 + 1}`, as in e3nn. Nothing is kept between calls; the only state are the
+    constants C, which are not part of model files.
+
+    References
+    ----------
+    Batatia et al., MACE, eq. (8). arXiv:2206.07697. Conventions: Geiger and Smidt, e3nn. arXiv:2207.09453
     """
 
-    by_degree: list[list[Tensor]]
-    place: Tensor | None = None
+    def __init__(self, paths: ConvolutionPaths) -> None:
+        super().__init__(aggr="add", node_dim=0)
+        self.paths = paths.paths
+        self.slices = paths.inputs.slices()
+        for index, (l1, l2, l3) in enumerate(self.paths):
+            coupling = wigner_3j(l1, l2, l3) * math.sqrt(2 * l3 + 1)  # [m1, m2, m3]
+            self.register_buffer(f"coupling_{index}", coupling, persistent=False)
 
+    def forward(self, features: Tensor, edge_index: Tensor, harmonics: Tensor, weights: Tensor) -> Tensor:
+        """Return the messages of all atoms, ``(n_atoms, Σ_paths (2 l3 + 1), n_channels)``.
 
-class Neighborhood:
-    """Edges of a batch and the layouts in which the kernels sum over them; layouts are made when asked for.
-
-    ``initial`` (n_elements, 1, n_channels) are the features of every element before the first layer, and
-    ``element`` (n_atoms,) says which is whose; both are None where the initial features of atoms of one
-    element differ, and after that layer. ``sparing`` asks for blocks that take less memory. With
-    ``unit_shifts`` (n_edges, 3) radial functions are evaluated once for the two directions of a pair.
-    ``tables`` are those of the blocks where they were made before: what a recorded graph is given.
-    ``lengths`` (n_edges,) and ``radial_slopes`` (n_edges, n_radial) are there for compiled code alone.
-    """
-
-    def __init__(
-        self,
-        edge_index: Tensor,
-        harmonics: Tensor,
-        radial_basis: Tensor,
-        slots: Tensor,
-    ) -> None:
-        self.edge_index, self.slots = edge_index, slots
-        self.harmonics, self.radial_basis = harmonics, radial_basis
-        self.initial: Tensor | None = None
-        self.element: Tensor | None = None
-        self.tables: EdgeTables | None = None
-        self.unit_shifts: Tensor | None = None
-        self.lengths: Tensor | None = None
-        self.radial_slopes: Tensor | None = None
-        self.sparing = False
-
-    @cached_property
-    def blocks(self) -> EdgeBlocks:
-        """Blocks of receivers."""
-        if self.tables is not None:
-            return EdgeBlocks(self.tables, [])
-        itemsize = self.harmonics.element_size()
-        return edge_blocks(self.edge_index, self.slots, self.unit_shifts, itemsize, self.sparing)
-
-    @cached_property
-    def basis_in_rows(self) -> Tensor:
-        """Radial basis ``(n_rows, n_radial)`` that the blocks' rows point to; zero in the last one."""
-        return self.blocks.in_rows(self.radial_basis)
-
-    @property
-    def with_slopes(self) -> bool:
-        """Whether radial functions come with their slopes, for sums of
-        :mod:`lsf.models.message_passing.compiled.sums`.
+        Parameters
+        ----------
+        features : (n_atoms, n_components, n_channels), h
+        edge_index : (2, n_edges) senders j, receivers i
+        harmonics : (n_edges, (max_ell + 1)²), Y
+        weights : (n_edges, n_paths, n_channels), R
         """
-        return self.radial_slopes is not None
+        # propagate_type: (features: Tensor, harmonics: Tensor, weights: Tensor)
+        size = features.shape[0], features.shape[0]
+        summed: Tensor = self.propagate(
+            edge_index, features=features, harmonics=harmonics, weights=weights, size=size
+        )
+        return summed
 
-    @cached_property
-    def slopes_in_rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Radial basis and its slopes ``(n_radial, n_rows)``, constants, and the lengths ``(n_rows,)``."""
-        assert self.lengths is not None
-        assert self.radial_slopes is not None
-        rows = [self.radial_basis.detach(), self.radial_slopes, self.lengths.unsqueeze(1)]
-        basis, slopes, lengths = (self.blocks.in_rows(values).T for values in rows)
-        return basis, slopes, lengths[0]
+    def message(self, features_j: Tensor, harmonics: Tensor, weights: Tensor) -> Tensor:
+        """Return the message of every edge, ``R · (h_j ⊗ Y)`` path by path."""
+        messages = []
+        for index, (l1, l2, _) in enumerate(self.paths):
+            coupling = getattr(self, f"coupling_{index}").to(features_j.dtype)
+            sender = features_j[:, self.slices[l1]]  # [edge, m1, channel]
+            harmonic = harmonics[:, l2 * l2 : (l2 + 1) ** 2]  # [edge, m2]
+            product = torch.einsum("abm,eac,eb->emc", coupling, sender, harmonic)
+            messages.append(weights[:, index].unsqueeze(1) * product)
+        return torch.cat(messages, dim=1)
 
-    @cached_property
-    def harmonics_in_slots(self) -> Tensor:
-        """Harmonics ``(n_edge_slots, (max_ell + 1)²)`` of the blocks."""
-        return self.blocks.in_slots(self.harmonics)
-
-    @cached_property
-    def elements_in_slots(self) -> Tensor:
-        """One and zeros, ``(n_edge_slots, n_elements)``: the element of every sender."""
-        assert self.element is not None
-        assert self.initial is not None
-        of_sender = self.element.index_select(0, self.blocks.tables.sender_of_slot)
-        every = torch.arange(self.initial.shape[0], device=of_sender.device)
-        return (of_sender.unsqueeze(1) == every).to(self.harmonics.dtype)
-
-    @cached_property
-    def by_receiver(self) -> tuple[Tensor, Tensor]:
-        """Edges sorted by receiver ``(n_edges,)``, and where those of every atom begin ``(n_atoms + 1,)``."""
-        return _sorted(self.edge_index[1], self.slots.shape[0])
-
-    @cached_property
-    def by_sender(self) -> tuple[Tensor, Tensor]:
-        """The same by sender: no atom need be written to by several others."""
-        return _sorted(self.edge_index[0], self.slots.shape[0])
-
-
-def _sorted(atom: Tensor, n_atoms: int) -> tuple[Tensor, Tensor]:
-    order = torch.argsort(atom, stable=True)
-    bounds = torch.arange(n_atoms + 1, device=atom.device)
-    return order, torch.searchsorted(atom.index_select(0, order), bounds)
+    def aggregate(self, inputs: Tensor, index: Tensor, dim_size: int) -> Tensor:
+        """Return the sum of the messages of every receiver."""
+        return inputs.new_zeros((dim_size, *inputs.shape[1:])).index_add(0, index, inputs)

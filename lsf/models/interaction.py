@@ -1,9 +1,8 @@
 """Message passing: neighbours' features, spherical harmonics and radial weights into an atomic basis.
 
-The layer holds the weights; the sum over neighbours is left to kernels
-(:mod:`lsf.models.message_passing.executors`), of which
-:class:`lsf.models.message_passing.reference.E3nnKernel` states the mathematics. A first layer whose features
-depend on the element alone sums by element before any weight.
+The layer holds the weights. :class:`lsf.models.convolution.Convolution` states its sum over neighbours, which
+an executor of :mod:`lsf.models.message_passing` computes. A first layer whose features depend on the element
+alone sums by element before any weight.
 """
 
 from __future__ import annotations
@@ -14,17 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lsf.models.convolution import Convolution, Neighborhood, Radial
+from lsf.models.convolution import ConvolutionPaths, RadialWeights
 from lsf.models.irreps import Irreps
 from lsf.models.linear import EquivariantLinear
-from lsf.models.message_passing.compiled.operator import neighbor_sums
-from lsf.models.message_passing.compiled.radial import with_slopes
-from lsf.models.message_passing.compiled.sums import ElementSums, SlopedInputs
-from lsf.models.message_passing.executors import Kernel, kernel_class
-from lsf.models.message_passing.native.autograd import Inputs, summed
-from lsf.models.message_passing.native.executor import NativeKernel
-from lsf.models.message_passing.native.sums import ElementMoments
-from lsf.models.radial import SILU_SCALE, RadialNetwork
+from lsf.models.message_passing.executors import Executor, kernel_class
+from lsf.models.message_passing.native.by_element import basis_by_element
+from lsf.models.message_passing.native.executor import NativeExecutor
+from lsf.models.message_passing.neighborhood import ElementFeatures, Neighborhood
+from lsf.models.radial import RadialNetwork
 
 
 class Interaction(nn.Module):
@@ -43,7 +39,7 @@ class Interaction(nn.Module):
         kernels: str,
     ) -> None:
         super().__init__()
-        self.convolution = Convolution(inputs, max_ell)
+        self.convolution = ConvolutionPaths(inputs, max_ell)
         paths, n_channels = self.convolution.paths, inputs.channels
         self.linear_up = EquivariantLinear(inputs, n_channels)
         self.radial = RadialNetwork((n_radial, *radial_widths))
@@ -54,9 +50,9 @@ class Interaction(nn.Module):
         for degree in range(max_ell + 1):
             n_paths = sum(path[2] == degree for path in paths)
             self.linear_down.append(nn.Parameter(torch.randn(n_paths * n_channels, n_channels)))
-        # what recorded graphs compute with
-        self.native = NativeKernel(self.convolution)
-        self.kernel: Kernel = self.native
+        # what traced graphs compute with
+        self.native = NativeExecutor(self.convolution)
+        self.kernel: Executor = self.native
         self.use_kernels(kernels)
 
     def use_kernels(self, kernels: str) -> None:
@@ -67,71 +63,38 @@ class Interaction(nn.Module):
         self.recompute(again)
 
     def recompute(self, again: bool) -> None:
-        """Let backward passes compute intermediates of edges again, for kernels that can."""
+        """Let backward passes compute intermediates of edges again, for executors that can."""
         self.kernel.recompute = again
 
-    def forward(self, features: Tensor, neighborhood: Neighborhood) -> Tensor:
+    def forward(
+        self, features: Tensor, neighborhood: Neighborhood, by_element: ElementFeatures | None = None
+    ) -> Tensor:
         """Return the atomic basis ``(n_atoms, (max_ell + 1)², n_channels)``.
 
-        ``features`` are ``(n_atoms, n_components, n_channels)``.
+        ``features`` are ``(n_atoms, n_components, n_channels)``. ``by_element`` are the same where they
+        depend on the element alone.
         """
         only_scalars = self.convolution.inputs.degrees == (0,)
-        kernel = self.kernel if neighborhood.tables is None else self.native
-        if only_scalars and neighborhood.initial is not None and kernel.sums_by_element:
-            return self._by_element(neighborhood.initial, neighborhood)
-        messages = kernel(self.linear_up(features), neighborhood, self._radial())
-        basis = self._down(messages.by_degree)
+        executor = self.kernel if neighborhood.tables is None else self.native
+        radial, mixing = RadialWeights(self.radial, self.radial_out, self.radial_scale), self._mixing()
+        if only_scalars and by_element is not None and executor.sums_by_element:
+            lifted = by_element._replace(features=self.linear_up(by_element.features))
+            return basis_by_element(lifted, neighborhood, radial, mixing, keep=not self.kernel.recompute)
+        messages = executor(self.linear_up(features), neighborhood, radial)
+        blocks = [
+            torch.cat(summed, dim=2) @ weight
+            for summed, weight in zip(messages.by_degree, mixing, strict=True)
+        ]
+        basis = torch.cat(blocks, dim=1)
         return basis if messages.place is None else neighborhood.blocks.unsort(basis)
 
-    def _radial(self) -> Radial:
-        return Radial(self.radial, self.radial_out, self.radial_scale)
-
-    def _down(self, summed: list[list[Tensor]]) -> Tensor:
-        """Mix all messages of one degree: ``Lin / n̄``."""
-        blocks = []
-        for degree, weight in enumerate(self.linear_down):
+    def _mixing(self) -> list[Tensor]:
+        """Return what mixes all messages of one degree, ``Lin / n̄``: (n_paths · n_channels, n_channels)."""
+        mixing = []
+        for weight in self.linear_down:
             scale = 1.0 / (math.sqrt(weight.shape[0]) * self.avg_num_neighbors)
-            blocks.append(torch.cat(summed[degree], dim=2) @ (weight * scale))
-        return torch.cat(blocks, dim=1)
-
-    def _by_element(self, initial: Tensor, neighborhood: Neighborhood) -> Tensor:
-        """The same for scalars that depend on the element of the sender alone: weights after the sum."""
-        weights = self.radial.scaled_weights()
-        blocks = neighborhood.blocks
-        n_atoms, width = neighborhood.slots.shape[0], weights[-1].shape[1]
-        harmonics, empty = neighborhood.harmonics_in_slots, initial.new_empty((0, 0))
-        elements = neighborhood.elements_in_slots
-        if neighborhood.with_slopes:
-            basis, slopes, lengths = neighborhood.slopes_in_rows
-            hidden = with_slopes(basis, slopes, weights)
-            inputs = SlopedInputs(*hidden, lengths, harmonics, empty, empty)
-            (sums,) = neighbor_sums(ElementSums(blocks, elements, n_atoms), inputs)
-        else:
-            moments = ElementMoments(blocks, elements, n_atoms, width)
-            moments.keep = not self.kernel.recompute
-            edges = Inputs(neighborhood.basis_in_rows, harmonics, empty, empty)
-            (sums,) = summed(moments, edges, weights)
-        lifted = self.linear_up(initial).squeeze(1)
-        by_element = sums.view(n_atoms, lifted.shape[0], -1, width)
-        return blocks.unsort(self._down_by_element(by_element, lifted))
-
-    def _down_by_element(self, sums: Tensor, lifted: Tensor) -> Tensor:
-        """Apply radial weights, senders' features (n_elements, n_channels) and :meth:`_down` at once.
-
-        ``sums`` are ``(n_atoms, n_elements, (max_ell + 1)², width)`` of the last hidden layer, but for its
-        scale.
-        """
-        n_atoms, n_elements, _, width = sums.shape
-        n_channels = self.convolution.inputs.channels
-        radial = self.radial_out * (self.radial_scale * SILU_SCALE)
-        parts = []
-        for degree, weight in enumerate(self.linear_down):
-            scale = 1.0 / (math.sqrt(weight.shape[0]) * self.avg_num_neighbors)
-            mixed = (radial[:, degree] * lifted.unsqueeze(1)) @ (weight * scale)  # [z, a, d]
-            block = sums[:, :, degree * degree : (degree + 1) ** 2].transpose(1, 2)
-            rows = block.reshape(-1, n_elements * width) @ mixed.reshape(n_elements * width, n_channels)
-            parts.append(rows.view(n_atoms, -1, n_channels))
-        return torch.cat(parts, dim=1)
+            mixing.append(weight * scale)
+        return mixing
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # files of models that were trained with kernels = "e3nn" hold its constants, too, up to lsf 0.1

@@ -197,7 +197,8 @@ def test_accelerated_backends(command: Command) -> None:
     translation = command(f"{BASE} --enable_cueq True --only_cueq True --enable_oeq True")
     assert translation.table["model"]["kernels"] == "cuequivariance"
     assert any(
-        note.startswith("--enable_oeq: no effect: no kernels of OpenEquivariance") for note in translation.notes
+        note.startswith("--enable_oeq: no effect: no kernels of OpenEquivariance")
+        for note in translation.notes
     )
     assert "kernels" not in command(f"{BASE} --enable_cueq False").table["model"]
 

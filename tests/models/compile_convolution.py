@@ -17,8 +17,10 @@ from triton import compile as compile_program
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from lsf.models.convolution import Convolution, Neighborhood
+from lsf.models.convolution import ConvolutionPaths
+from lsf.models.geometry import Edges
 from lsf.models.irreps import parse_irreps
+from lsf.models.message_passing.neighborhood import Neighborhood
 from lsf.models.message_passing.triton import programs
 from lsf.models.message_passing.triton.executor import edge_couplings
 from lsf.models.message_passing.triton.operators import receive, shape_of, tables_of
@@ -46,7 +48,7 @@ def compile_all() -> int:
 def capture() -> int:
     """Trace messages and their gradients as the compilers do; return how many launches the graph holds."""
     logging.disable(logging.WARNING)  # without a driver torch cannot see what a kernel writes, and warns
-    convolution = Convolution(parse_irreps("4x0e + 4x1o"), 2)
+    convolution = ConvolutionPaths(parse_irreps("4x0e + 4x1o"), 2)
     matrix = edge_couplings(convolution)
     shape = shape_of(convolution)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -62,7 +64,7 @@ def capture() -> int:
             edge_index: torch.Tensor,
             slots: torch.Tensor,
         ) -> tuple[torch.Tensor, ...]:
-            tables = tables_of(Neighborhood(edge_index, harmonics, radial, slots))
+            tables = tables_of(Neighborhood.of_batch(Edges(edge_index, radial, harmonics, radial), slots))
             messages = receive(features, harmonics @ matrix, radial, tables, shape)
             return torch.autograd.grad(messages.square().sum(), (features, harmonics, radial))
 

@@ -6,12 +6,12 @@ from ase import Atoms
 
 from lsf.data.graph import neighbor_slots
 from lsf.data.neighbors import find_neighbors
-from lsf.models.convolution import Neighborhood
 from lsf.models.geometry import edge_geometry
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
 from lsf.models.message_passing.native import radial as radial_derivatives
 from lsf.models.message_passing.native.edge_pairs import radial_rows, two_directions
+from lsf.models.message_passing.neighborhood import Neighborhood
 from lsf.models.radial import BesselBasis
 
 
@@ -62,10 +62,8 @@ def test_shared_rows_change_nothing_to_third_derivatives(crystal, monkeypatch):
         basis = BesselBasis(3.0, 4, 5)
         batch = torch.zeros(3, dtype=torch.int64)
         edges = edge_geometry(positions, cell, edge_index, shifts, batch, basis, 2, positions.dtype)
-        neighborhood = Neighborhood(
-            edge_index, edges.harmonics, edges.radial_basis, neighbor_slots(edge_index, 3)
-        )
-        neighborhood.unit_shifts = edges.unit_shifts if shared else None
+        edges = edges if shared else edges._replace(unit_shifts=None)
+        neighborhood = Neighborhood.of_batch(edges, neighbor_slots(edge_index, 3))
         features = torch.linspace(-1.0, 1.0, 24, dtype=torch.float64).view(3, 4, 2).requires_grad_()
         energy = (module(features, neighborhood) ** 3).sum()
         first = torch.autograd.grad(energy, (positions, cell, features), create_graph=True)

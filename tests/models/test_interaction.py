@@ -1,15 +1,17 @@
-"""The native message passing against e3nn's tensor product and torch-geometric's sum over edges."""
+"""The formula of the message passing against e3nn's tensor product, and executors against the formula."""
 
 import pytest
 import torch
 
 from lsf.data.graph import group_by_species, neighbor_slots
 from lsf.models.backbone import Backbone, SpeciesGroups
-from lsf.models.convolution import Neighborhood, convolution_paths
+from lsf.models.convolution import Convolution, ConvolutionPaths, convolution_paths
 from lsf.models.geometry import edge_geometry
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
+from lsf.models.message_passing.neighborhood import Neighborhood
 from lsf.models.radial import BesselBasis, polynomial_cutoff
+from tests.models.e3nn_convolution import e3nn_convolution
 
 
 def random_graph(n_atoms: int, seed: int = 0, spread: float = 2.0):
@@ -32,10 +34,7 @@ def geometry(positions, edge_index, max_ell):
 
 
 def neighborhood(edges, n_atoms):
-    slots = neighbor_slots(edges.edge_index, n_atoms)
-    result = Neighborhood(edges.edge_index, edges.harmonics, edges.radial_basis, slots)
-    result.unit_shifts = edges.unit_shifts
-    return result
+    return Neighborhood.of_batch(edges, neighbor_slots(edges.edge_index, n_atoms))
 
 
 CASES = [
@@ -46,6 +45,27 @@ CASES = [
     ("2x0e + 2x1o + 2x2e", 2),
     ("1x0e + 1x1o + 1x2e", 4),
 ]
+
+
+@pytest.mark.parametrize(("irreps", "max_ell"), CASES)
+def test_the_formula_is_e3nn_s_tensor_product_summed_by_receiver(irreps, max_ell):
+    paths = ConvolutionPaths(parse_irreps(irreps), max_ell)
+    positions, edge_index = random_graph(9)
+    edges = geometry(positions, edge_index, max_ell)
+    torch.manual_seed(2)
+    features = torch.randn(9, paths.inputs.dim, paths.inputs.channels, dtype=torch.float64)
+    weights = torch.randn(edge_index.shape[1], len(paths.paths), paths.inputs.channels, dtype=torch.float64)
+    given = [value.requires_grad_(True) for value in (features, edges.harmonics, weights)]
+    results = []
+    for convolution in (Convolution(paths), e3nn_convolution(paths)):
+        found = convolution(given[0], edge_index, *given[1:])
+        first = torch.autograd.grad(found.sin().sum(), given, create_graph=True)
+        second = torch.autograd.grad(sum(part.square().sum() for part in first), given)
+        results.append([found, *first, *second])
+    for ours, theirs in zip(*results, strict=True):
+        scale = float(theirs.detach().abs().max())
+        # the same products in another order
+        torch.testing.assert_close(ours, theirs, rtol=0.0, atol=1e-14 * max(1.0, scale))
 
 
 @pytest.mark.parametrize(("irreps", "max_ell"), CASES)

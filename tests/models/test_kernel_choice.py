@@ -14,7 +14,7 @@ import lsf
 from lsf.errors import CatalogError, RecipeError
 from lsf.formats.model_file.file import save_model
 from lsf.models.backbone import Backbone
-from lsf.models.convolution import Convolution
+from lsf.models.convolution import ConvolutionPaths
 from lsf.models.derivatives import evaluate
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
@@ -109,9 +109,9 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch):
     assert "package 'cuequivariance-torch' is not installed: pip install 'lsf[cuequivariance]'" in problem_of(
         "cuequivariance"
     )
-    assert cuequivariance.CuequivarianceKernel.missing(torch.device("cuda")) is not None
+    assert cuequivariance.CuequivarianceExecutor.missing(torch.device("cuda")) is not None
     monkeypatch.setattr(cuequivariance, "installed", lambda name: name != "cuequivariance_ops_torch")
-    assert cuequivariance.CuequivarianceKernel.missing(torch.device("cpu")) is None
+    assert cuequivariance.CuequivarianceExecutor.missing(torch.device("cpu")) is None
     with pytest.raises(KernelsError, match="pip install cuequivariance-ops-torch-cu12 or -cu13; kernels"):
         require_kernels("cuequivariance", torch.device("cuda"))
 
@@ -151,7 +151,7 @@ def test_cuequivariance_is_copied_and_takes_no_edges():
 @needs_cuequivariance
 def test_the_description_fits_the_kernels_of_cuequivariance():
     """What their method "uniform_1d" asks for: segments of one size, those of an edge or all channels."""
-    convolution = Convolution(parse_irreps("4x0e + 4x1o + 4x2e"), 3)
+    convolution = ConvolutionPaths(parse_irreps("4x0e + 4x1o + 4x2e"), 3)
     polynomial = cuequivariance.description(convolution).flatten_coefficient_modes().squeeze_modes()
     sizes = [{tuple(segment) for segment in operand.segments} for operand in polynomial.operands]
     assert sizes == [{(4,)}, {(4,)}, {()}, {(4,)}]

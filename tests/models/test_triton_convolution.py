@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from lsf.electrostatics.settings import Electrostatics
-from lsf.models.convolution import Convolution, Neighborhood
+from lsf.models.convolution import ConvolutionPaths
 from lsf.models.derivatives import evaluate
+from lsf.models.geometry import Edges
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
 from lsf.models.message_passing.executors import KernelsError, require_kernels
+from lsf.models.message_passing.neighborhood import Neighborhood
 from lsf.models.message_passing.triton import executor as fused
 from lsf.recipe.rules import resolve
 from tests.models.helpers import batch_of, make_model, water
@@ -91,7 +93,7 @@ def operands(irreps: str, max_ell: int, n_atoms: int, dtype: torch.dtype = torch
     from lsf.models.message_passing.triton.operators import shape_of, tables_of
 
     torch.manual_seed(2)
-    convolution = Convolution(parse_irreps(irreps), max_ell)
+    convolution = ConvolutionPaths(parse_irreps(irreps), max_ell)
     edge_index = edges_of(n_atoms).to(DEVICE)
     slots = torch.zeros(n_atoms, 1, dtype=torch.int64, device=DEVICE)
     shape = shape_of(convolution)
@@ -101,7 +103,7 @@ def operands(irreps: str, max_ell: int, n_atoms: int, dtype: torch.dtype = torch
     sizes.append((n_atoms, shape[3], n_channels))
     tensors = [torch.randn(size, dtype=dtype).to(DEVICE).requires_grad_() for size in sizes]
     empty = torch.empty(0, device=DEVICE)
-    return tensors, tables_of(Neighborhood(edge_index, empty, empty, slots)), shape
+    return tensors, tables_of(Neighborhood.of_batch(Edges(edge_index, empty, empty, empty), slots)), shape
 
 
 def form(convolution, features, couplings, radial, messages, edge_index):
@@ -125,7 +127,7 @@ def test_operators_are_one_another_s_derivatives():
 
     given, tables, shape = operands("1x0e + 1x1o", 1, 3)
     features, couplings, radial, messages = given
-    q = form(Convolution(parse_irreps("1x0e + 1x1o"), 1), *given, edges_of(3).to(DEVICE))
+    q = form(ConvolutionPaths(parse_irreps("1x0e + 1x1o"), 1), *given, edges_of(3).to(DEVICE))
     by_features, by_couplings, by_radial, by_messages = torch.autograd.grad(q, given, create_graph=True)
     cases = [
         ((receive(features, couplings, radial, tables, shape),), (by_messages,)),

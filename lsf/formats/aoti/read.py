@@ -25,7 +25,7 @@ from lsf.machine.allocator import keep_freed_memory_in_simulations
 from lsf.models.message_passing.compiled.executor import compiled_blocks
 from lsf.models.message_passing.compiled.functions import BlockFunction, BlockFunctions
 from lsf.models.message_passing.compiled.recording import recorded_inputs
-from lsf.models.message_passing.native.sums import Group
+from lsf.models.message_passing.native.groups import Group
 from lsf.recipe.read import read_recipe_text
 
 FORMAT: Final = "lsf-aoti"

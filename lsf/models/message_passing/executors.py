@@ -1,19 +1,21 @@
-"""Implementations of the sum over neighbours, chosen by name: ``registry/kernels``.
+"""What executors of the sum over neighbours have in common, and their choice by name: ``registry/kernels``.
 
-All give the same numbers from the same weights, which belong to the layer: a kernel holds constants alone,
-and none of them is written to model files.
+All give the numbers of :class:`lsf.models.convolution.Convolution` from the same weights, which belong to the
+layer: an executor holds constants alone, and none of them is written to model files.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lsf.errors import LsfError
-from lsf.models.convolution import Convolution, Messages, Neighborhood, Radial
+from lsf.models.convolution import ConvolutionPaths, RadialWeights
+from lsf.models.message_passing.neighborhood import Neighborhood
 from lsf.recipe.catalog import catalog
 
 
@@ -21,29 +23,44 @@ class KernelsError(LsfError):
     """The kernels of the message passing cannot run where they are asked to."""
 
 
-class Kernel(nn.Module, ABC):
-    """The sum over neighbours of one layer.
+class Messages(NamedTuple):
+    """Messages summed over neighbours.
+
+    ``by_degree`` holds per degree those of its paths, ``(n_atoms, 2l + 1, n_channels)`` each. ``place``
+    (n_atoms,) says which row is whose where rows are sorted in another way than atoms.
+    """
+
+    by_degree: list[list[Tensor]]
+    place: Tensor | None = None
+
+
+class Executor(nn.Module, ABC):
+    """The sum over neighbours of one layer, in the place of :class:`lsf.models.convolution.Convolution`.
 
     ``sums_by_element`` says whether a first layer may sum over its neighbours by element before anything else
-    (:class:`lsf.models.message_passing.native.sums.ElementMoments`). With ``recompute`` a backward pass
-    computes again what it can, for kernels that can.
+    (:mod:`lsf.models.message_passing.native.by_element`). With ``recompute`` a backward pass computes again
+    what it can, for executors that can.
     """
 
     sums_by_element = False
     recompute = False
 
-    def __init__(self, convolution: Convolution) -> None:
+    def __init__(self, convolution: ConvolutionPaths) -> None:
         super().__init__()
         self.convolution = convolution
 
     @classmethod
-    def missing(cls, device: torch.device) -> str | None:  # noqa: ARG003 - for kernels that need more
+    def missing(cls, device: torch.device) -> str | None:  # noqa: ARG003 - for executors that need more
         """Return what is missing to run on a device, as a sentence, or None."""
         return None
 
     @abstractmethod
-    def forward(self, features: Tensor, neighborhood: Neighborhood, radial: Radial) -> Messages:
+    def forward(self, features: Tensor, neighborhood: Neighborhood, radial: RadialWeights) -> Messages:
         """Return the messages of all atoms; ``features`` are ``(n_atoms, n_components, n_channels)``."""
+
+    def of_rows(self, messages: Tensor) -> Messages:
+        """Return messages ``(n_atoms, Σ_paths (2 l3 + 1), n_channels)`` as :class:`Messages`."""
+        return Messages(self.sorted_by_degree(list(messages.split(self.convolution.rows, dim=1))))
 
     def sorted_by_degree(self, by_path: list[Tensor]) -> list[list[Tensor]]:
         """Return messages of all paths, in their order, by degree."""
@@ -54,9 +71,9 @@ class Kernel(nn.Module, ABC):
         ]
 
 
-def kernel_class(name: str) -> type[Kernel]:
-    """Return the kernels of a name; CatalogError with the nearest name when there are none."""
-    found: type[Kernel] = catalog().entry("kernels", name).target()
+def kernel_class(name: str) -> type[Executor]:
+    """Return the executor of a name; CatalogError with the nearest name when there are none."""
+    found: type[Executor] = catalog().entry("kernels", name).target()
     return found
 
 

@@ -5,35 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lsf.models.convolution import Messages, Neighborhood, Radial
-from lsf.models.message_passing.native.grouped import GroupedKernel
+from lsf.models.convolution import RadialWeights
+from lsf.models.message_passing.executors import Messages
+from lsf.models.message_passing.native.grouped import GroupedExecutor
+from lsf.models.message_passing.native.groups import uncoupled_sums
+from lsf.models.message_passing.neighborhood import Neighborhood
 
 
-class PlainKernel(GroupedKernel):
-    """The sums of :class:`lsf.models.message_passing.native.sums.MessageMoments`, in the padded table of
-    neighbours.
-    """
+class PlainExecutor(GroupedExecutor):
+    """:func:`lsf.models.message_passing.native.groups.uncoupled_sums` in the padded table of neighbours."""
 
-    def forward(self, features: Tensor, neighborhood: Neighborhood, radial: Radial) -> Messages:
+    def forward(self, features: Tensor, neighborhood: Neighborhood, radial: RadialWeights) -> Messages:
         """Return the messages of all atoms."""
-        slots = neighborhood.slots
+        edges, slots = neighborhood.edges, neighborhood.slots
         n_atoms, width = slots.shape
-        n_channels = self.convolution.inputs.channels
-        sender = torch.cat([neighborhood.edge_index[0], torch.zeros_like(slots[:1, 0])])
+        sender = torch.cat([edges.edge_index[0], torch.zeros_like(slots[:1, 0])])
         senders = nn.functional.embedding(slots, sender.unsqueeze(1)).squeeze(2)
         gathered = nn.functional.embedding(senders, features.reshape(n_atoms, -1))
-        gathered = gathered.reshape(n_atoms, width, -1, n_channels)
-        angular = nn.functional.embedding(slots, pad_row(neighborhood.harmonics)).transpose(1, 2)
-        hidden = nn.functional.embedding(slots, pad_row(radial.network(neighborhood.radial_basis)))
+        gathered = gathered.reshape(n_atoms, width, -1, self.convolution.inputs.channels)
+        harmonics = nn.functional.embedding(slots, pad_row(edges.harmonics))
+        hidden = nn.functional.embedding(slots, pad_row(radial.network(edges.radial_basis)))
         last = radial.out.index_select(1, self.columns) * radial.scale
-        sums = []
-        for group in self.groups:
-            columns = last[:, group.column : group.column + group.paths]
-            weights = (hidden @ columns.flatten(1)).reshape(n_atoms, width, group.paths, 1, n_channels)
-            part = gathered[:, :, group.component : group.component + group.size].unsqueeze(2)
-            messages = (weights * part).reshape(n_atoms, width, -1)
-            sums.append(torch.bmm(angular[:, group.angular], messages))
+        sums = uncoupled_sums(self.groups, hidden, last, gathered, harmonics, _over_slots)
         return Messages(self.coupled(sums))
+
+
+def _over_slots(harmonics: Tensor, message: Tensor) -> Tensor:
+    """Return ``Σ_slots``, ``(n_atoms, n, m)`` of ``(n_atoms, n_slots, n or m)``."""
+    return torch.bmm(harmonics.transpose(1, 2), message)
 
 
 def pad_row(values: Tensor) -> Tensor:

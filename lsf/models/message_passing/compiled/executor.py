@@ -1,4 +1,4 @@
-"""Sums over neighbours whose blocks run compiled code: functions of one block, compiled once for all."""
+"""Neighbour sums whose blocks run compiled code: functions of one block, compiled once for all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lsf.models.message_passing.compiled.functions import BlockFunction, BlockFunctions
 from lsf.models.message_passing.compiled.recording import Recorded, Sizes, record
-from lsf.models.message_passing.compiled.sums import ByWeights, Geometry, SlopedInputs, SlopedSums
+from lsf.models.message_passing.compiled.sums import ByWeights, CompiledInputs, CompiledSum, Geometry
 from lsf.models.message_passing.native.blocks import EdgeBlocks, smaller
-from lsf.models.message_passing.native.sums import Group
+from lsf.models.message_passing.native.groups import Group
 
 SLOTS: Final = 256
 """Slots of a compiled block at most in float64, unless one atom alone has more: what a core's own cache holds
@@ -44,10 +44,11 @@ def blocks_are_compiled() -> bool:
     return getattr(_state, "find", None) is not None
 
 
-class MessageSums(SlopedSums):
-    """``B_i[m2, path, m1, c] = Σ_e Y_e,m2 (H_e W)_path,c h_sender,m1,c``, by compiled functions of a block.
+class CompiledMessageSum(CompiledSum):
+    """``B_i[m2, p, m1, c] = Σ_e Y[e, m2] R[e, p, c] h[s(e), m1, c]``, by compiled functions of a block.
 
-    Radial weights and their slopes are kept for the backward passes, those of all rows; without ``keep``
+    That is :class:`lsf.models.message_passing.native.sums.MessageSum` of other inputs. Radial weights R = H W
+    and their derivatives R' = H' W are kept for the backward passes, those of all rows; without ``keep``
     those of a block are computed by every pass.
     """
 
@@ -61,16 +62,16 @@ class MessageSums(SlopedSums):
         self.functions = BlockFunctions(groups, n_channels)
         self.find: Find | None = getattr(_state, "find", None)
 
-    def shapes(self, inputs: SlopedInputs) -> list[tuple[int, ...]]:
+    def shapes(self, inputs: CompiledInputs) -> list[tuple[int, ...]]:
         """Return per group ``(n_atoms, 2 l2 + 1, paths · (2 l1 + 1) · n_channels)``."""
         n_atoms = inputs.features.shape[0]
         return [(n_atoms, *self.functions.sum_shape(group)) for group in self.groups]
 
-    def sums(self, inputs: SlopedInputs) -> list[Tensor]:
+    def values(self, inputs: CompiledInputs) -> list[Tensor]:
         """Return the sums."""
         return self._joined("forward", self._values(inputs, 1))
 
-    def gradients(self, inputs: SlopedInputs, grad: Sequence[Tensor]) -> Geometry:
+    def by_geometry(self, inputs: CompiledInputs, grad: Sequence[Tensor]) -> Geometry:
         """Return the gradients of ``<grad, sums>``."""
         by_features = torch.zeros_like(inputs.features)
         by_slot, by_y = [], []
@@ -82,12 +83,12 @@ class MessageSums(SlopedSums):
             by_y.append(by_block.flatten(0, 1))
         return Geometry(self.of_rows(torch.cat(by_slot), len(inputs.lengths)), torch.cat(by_y), by_features)
 
-    def tangents(self, inputs: SlopedInputs, tangents: Geometry) -> list[Tensor]:
+    def along(self, inputs: CompiledInputs, tangents: Geometry) -> list[Tensor]:
         """Return the tangents of the sums."""
         return self._joined("tangents", self._values(inputs, 2, tangents))
 
-    def second(
-        self, inputs: SlopedInputs, tangents: Geometry, grads: tuple[Sequence[Tensor], Sequence[Tensor]]
+    def by_weights(
+        self, inputs: CompiledInputs, tangents: Geometry, grads: tuple[Sequence[Tensor], Sequence[Tensor]]
     ) -> ByWeights:
         """Return the gradients of sums and tangents."""
         by_features, by_last = torch.zeros_like(inputs.features), torch.zeros_like(inputs.last)
@@ -119,7 +120,7 @@ class MessageSums(SlopedSums):
         return self.find(self.functions, name, tensors)(*tensors)
 
     def _values(
-        self, inputs: SlopedInputs, count: int, tangents: Geometry | None = None
+        self, inputs: CompiledInputs, count: int, tangents: Geometry | None = None
     ) -> Iterator[list[Tensor]]:
         """Return the arguments that functions share, block by block.
 
@@ -179,7 +180,7 @@ def _through_last(by_radial: Tensor, hidden: Sequence[Tensor], last: Tensor, by_
 
 
 class BlockGraph(NamedTuple):
-    """The graph of a function of a block, small arguments, and their sizes by name."""
+    """The traced graph of a function of a block, small arguments, and their sizes by name."""
 
     recorded: Recorded
     examples: list[Tensor]

@@ -1,6 +1,6 @@
-"""Sums over neighbours as operations that compilers do not look into.
+"""Neighbour sums as custom operators (``torch.library``), which compilers do not look into.
 
-A recorded graph calls them like matrix products. They work block by block in the processor's cache, as
+A traced graph calls them like matrix products. They work block by block in the processor's cache, as
 outside of graphs: written out as loops over all edges, they are bound by memory. What the backward pass needs
 again is among the results. Once differentiable, by lengths, harmonics and features.
 """
@@ -17,29 +17,28 @@ from torch.fx import GraphModule
 
 from lsf.machine.caches import constant
 from lsf.machine.tracing import recording
-from lsf.models.message_passing.compiled.executor import MessageSums
+from lsf.models.message_passing.compiled.executor import CompiledMessageSum
 from lsf.models.message_passing.compiled.functions import BlockFunctions
-from lsf.models.message_passing.compiled.sums import ElementSums, Geometry, SlopedInputs, SlopedSums, summed
+from lsf.models.message_passing.compiled.sums import CompiledElementSum, CompiledInputs, CompiledSum, Geometry
+from lsf.models.message_passing.native.autograd import neighbor_sum
 from lsf.models.message_passing.native.blocks import Block, EdgeBlocks, EdgeTables, block_limit, blocks_of
-from lsf.models.message_passing.native.sums import Group
+from lsf.models.message_passing.native.groups import Group
 
 
-def neighbor_sums(sums: SlopedSums, inputs: SlopedInputs) -> tuple[Tensor, ...]:
-    """Return :func:`lsf.models.message_passing.compiled.sums.summed`, as one operation where a graph is
-    being recorded.
-    """
+def compiled_neighbor_sum(sums: CompiledSum, inputs: CompiledInputs) -> tuple[Tensor, ...]:
+    """Return the sums, as one custom operator where a graph is being traced."""
     if not recording():
-        return summed(sums, inputs)
+        return neighbor_sum(sums, inputs)
     tables = [*sums.blocks.tables]
-    if isinstance(sums, ElementSums):
+    if isinstance(sums, CompiledElementSum):
         tables.append(sums.elements)
     found: list[Tensor] = _sums(_name(sums), tables, list(inputs))
     return tuple(found[: len(sums.shapes(inputs))])
 
 
-def _name(sums: SlopedSums) -> str:
+def _name(sums: CompiledSum) -> str:
     """Return what there is to know of sums besides their tensors."""
-    if isinstance(sums, MessageSums):
+    if isinstance(sums, CompiledMessageSum):
         return json.dumps({"groups": sums.groups, "n_channels": sums.n_channels})
     return "{}"
 
@@ -50,17 +49,17 @@ def _groups(name: str) -> tuple[tuple[Group, ...], int] | None:
     return (tuple(Group(*group) for group in values["groups"]), values["n_channels"]) if values else None
 
 
-def _by_name(name: str, tables: Sequence[Tensor], blocks: Sequence[Block] = ()) -> SlopedSums:
+def _by_name(name: str, tables: Sequence[Tensor], blocks: Sequence[Block] = ()) -> CompiledSum:
     """Return the sums of a name."""
     n_tables = len(EdgeTables._fields)
     in_blocks = EdgeBlocks(EdgeTables(*tables[:n_tables]), [*blocks])
     groups = _groups(name)
     if groups is not None:
-        return MessageSums(in_blocks, *groups)
-    return ElementSums(in_blocks, tables[n_tables], tables[0].shape[0])
+        return CompiledMessageSum(in_blocks, *groups)
+    return CompiledElementSum(in_blocks, tables[n_tables], tables[0].shape[0])
 
 
-def _in_blocks(name: str, tables: Sequence[Tensor], inputs: SlopedInputs) -> SlopedSums:
+def _in_blocks(name: str, tables: Sequence[Tensor], inputs: CompiledInputs) -> CompiledSum:
     limit = block_limit(inputs.values.device, inputs.values.element_size())
     return _by_name(name, tables, blocks_of(tables[0].tolist(), limit))
 
@@ -72,7 +71,7 @@ def block_arguments(graph: GraphModule) -> list[tuple[BlockFunctions, dict[str, 
     """
     found: dict[str, tuple[BlockFunctions, dict[str, list[Tensor]]]] = {}
     for node in graph.graph.find_nodes(op="call_function", target=torch.ops.lsf.neighbor_sums.default):
-        groups, inputs = _groups(node.args[0]), SlopedInputs(*(value.meta["val"] for value in node.args[2]))
+        groups, inputs = _groups(node.args[0]), CompiledInputs(*(value.meta["val"] for value in node.args[2]))
         if groups is None:
             continue
         functions = BlockFunctions(*groups)
@@ -89,14 +88,14 @@ def block_arguments(graph: GraphModule) -> list[tuple[BlockFunctions, dict[str, 
 @torch.library.custom_op("lsf::neighbor_sums", mutates_args=())
 def _sums(name: str, tables: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
     """Return the sums, and what is kept for backward passes."""
-    values = SlopedInputs(*inputs)
+    values = CompiledInputs(*inputs)
     sums = _in_blocks(name, tables, values)
-    return [*sums.sums(values), *sums.kept]
+    return [*sums.values(values), *sums.kept]
 
 
 @_sums.register_fake
 def _(name: str, tables: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
-    values = SlopedInputs(*inputs)
+    values = CompiledInputs(*inputs)
     out = [values.harmonics.new_empty(shape) for shape in _by_name(name, tables).shapes(values)]
     # row by row: radial weights of messages, the last hidden layer of sums by element
     width, n_rows = values.values.shape
@@ -112,11 +111,11 @@ def _sums_backward(
     grad: Sequence[Tensor],
 ) -> list[Tensor]:
     """Return the gradients of lengths, harmonics and features; what is kept stands behind the inputs."""
-    n_inputs = len(SlopedInputs._fields)
-    values = SlopedInputs(*inputs_and_kept[:n_inputs])
+    n_inputs = len(CompiledInputs._fields)
+    values = CompiledInputs(*inputs_and_kept[:n_inputs])
     sums = _in_blocks(name, tables, values)
     sums.kept = [*inputs_and_kept[n_inputs:]]
-    return [*sums.gradients(values, [part.contiguous() for part in grad])]
+    return [*sums.by_geometry(values, [part.contiguous() for part in grad])]
 
 
 @_sums_backward.register_fake
@@ -131,11 +130,11 @@ def _(
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     ctx.name, tables, tensors = inputs
-    values = SlopedInputs(*tensors)
+    values = CompiledInputs(*tensors)
     n_sums = len(_by_name(ctx.name, tables).shapes(values))
     ctx.sizes, ctx.shapes = (len(tables), len(tensors)), [part.shape for part in output[:n_sums]]
     if any(value.requires_grad for value in (values.values, values.slopes, values.last)):
-        raise ValueError("sums over neighbours have no gradients by weights in a recorded graph")
+        raise ValueError("sums over neighbours have no gradients w.r.t. weights in a traced graph")
     ctx.save_for_backward(*tables, *tensors, *output[n_sums:])
     ctx.set_materialize_grads(False)
 

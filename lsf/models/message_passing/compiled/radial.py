@@ -1,7 +1,8 @@
-"""The hidden layers of a radial network with their slopes: values of an input, and derivatives along it.
+"""The hidden layers of a radial network and their derivatives w.r.t. the length of the edge.
 
-Arrays hold layers first and rows last, ``(width, n_rows)``: products of few long rows are twice as fast as
-those of many short ones.
+These are forward-mode tangents: the derivative of the radial basis goes through the network along with its
+value. Arrays hold layers first and rows last, ``(width, n_rows)``: products of few long rows are twice as
+fast as those of many short ones.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from lsf.machine.tracing import recording
 from lsf.models.message_passing.native.radial import rows_at_once
 
 
-def with_slopes(basis: Tensor, slopes: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the last hidden layer of a basis ``(n_radial, n_rows)``, and its slope where that has one.
+def hidden_with_derivative(basis: Tensor, slopes: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the last hidden layer of a basis ``(n_radial, n_rows)``, and its derivative w.r.t. the length.
 
-    Both are ``(width, n_rows)``, and differentiable once, by the weights.
+    ``slopes`` (n_radial, n_rows) are those of the basis. Both results are ``(width, n_rows)``, and
+    differentiable once, w.r.t. the weights.
     """
     if not recording():
         found: tuple[Tensor, Tensor] = _Hidden.apply(basis, slopes, *weights)
@@ -36,8 +38,11 @@ def with_slopes(basis: Tensor, slopes: Tensor, weights: Sequence[Tensor]) -> tup
 class _Hidden(torch.autograd.Function):
     r"""The same, with its derivatives written out.
 
-    With :math:`s = \sigma(z)` and :math:`a = \mathrm{silu}(z) = z s`, the derivatives of silu are
-    :math:`d = s + a (1 - s)` and :math:`(1 - s)(2 d - a)`. Kept are a, s, slopes before and after d.
+    A layer takes a value x and a tangent x' to :math:`z = W^T x`, :math:`z' = W^T x'`, :math:`a =
+    \mathrm{silu}(z) = z s` with :math:`s = \sigma(z)`, and :math:`a' = d\, z'`. The derivatives of silu are
+    :math:`d = s + a (1 - s)` and :math:`d_z = (1 - s)(2 d - a)`. The gradient goes back as :math:`\bar z' =
+    d\, \bar a'`, :math:`\bar z = d\, \bar a + d_z z' \bar a'`, :math:`\bar W = x \bar z^T + x' \bar z'^T`.
+    Kept are a, s, z' and a'.
     """
 
     @staticmethod
@@ -74,9 +79,9 @@ class _Hidden(torch.autograd.Function):
             for number in reversed(range(len(weights))):
                 a, s, before, _ = (part[:, rows] for part in layers[number])
                 derivative = _derivative(a, s)
-                by_before = by_after * derivative
-                by_z = torch.sub(a, derivative, alpha=2.0).mul_(s - 1.0)
-                by_z.mul_(before).mul_(by_after).addcmul_(by_a, derivative)
+                by_before = by_after * derivative  # of z'
+                by_z = torch.sub(a, derivative, alpha=2.0).mul_(s - 1.0)  # (1 - s)(2 d - a)
+                by_z.mul_(before).mul_(by_after).addcmul_(by_a, derivative)  # … z' ā' + d ā
                 value, slope = (part[:, rows] for part in inputs[number])
                 by_weights[number].addmm_(value, by_z.T).addmm_(slope, by_before.T)
                 if number:
@@ -85,5 +90,5 @@ class _Hidden(torch.autograd.Function):
 
 
 def _derivative(a: Tensor, s: Tensor) -> Tensor:
-    """Return the derivative of silu."""
+    """Return the derivative of silu, ``s + a (1 - s)``."""
     return torch.add(s, a).addcmul_(a, s, value=-1.0)

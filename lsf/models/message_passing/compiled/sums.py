@@ -1,32 +1,35 @@
-"""Sums over neighbours of radial functions that come with their slopes: what compiled code works with.
+r"""Neighbour sums of radial functions that come with their derivative w.r.t. the length: for compiled code.
 
 The last hidden layer H of a radial network depends on the geometry through the length r of an edge alone.
-With its slope H' at hand a force needs one number per slot, ``dE/dr = <dE/dH, H'>``, in place of a way back
-through the network, and the network is differentiated by its weights alone. Positions are differentiated
-once; what forces depend on besides positions is differentiated after that.
+With its derivative H' at hand a force needs one number per edge,
+
+.. math:: \frac{\partial E}{\partial r} = \sum_a \frac{\partial E}{\partial H_a} H'_a
+
+in place of a way back through the network, and the network is differentiated w.r.t. its weights alone.
+Positions are differentiated once; what forces depend on besides positions is differentiated after that.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from lsf.models.message_passing.native.autograd import Inputs, positions_context, weights_are_fixed
+from lsf.models.message_passing.native.autograd import MaybeTensors, NeighborSum, Postponed, Wanted
 from lsf.models.message_passing.native.blocks import Block, EdgeBlocks
-from lsf.models.message_passing.native.sums import ElementMoments
+from lsf.models.message_passing.native.blockwise import Inputs
+from lsf.models.message_passing.native.sums import ElementSum
 
 
-class SlopedInputs(NamedTuple):
+class CompiledInputs(NamedTuple):
     """What a sum depends on; ``features`` and ``last`` are empty where a sum has none."""
 
     values: Tensor  # (width, n_rows) last hidden layer, zero in the last row
-    slopes: Tensor  # (width, n_rows) its derivative by the length
-    lengths: Tensor  # (n_rows,) which gradients of the geometry go to
+    slopes: Tensor  # (width, n_rows) 1/Å, its derivative w.r.t. the length
+    lengths: Tensor  # (n_rows,) Å, which gradients of the geometry go to
     harmonics: Tensor  # (n_slots, (max_ell + 1)²)
     features: Tensor  # (n_atoms, n_components · n_channels)
     last: Tensor  # (width, n_paths · n_channels)
@@ -49,36 +52,87 @@ class ByWeights(NamedTuple):
     last: Tensor
 
 
-class SlopedSums(ABC):
-    """A sum over neighbours. ``kept`` is what the forward pass leaves to backward passes."""
+class CompiledSum(NeighborSum):
+    """A sum over neighbours of :class:`CompiledInputs`, twice differentiable: w.r.t. the geometry first.
+
+    ``kept`` is what the forward pass leaves to backward passes.
+    """
+
+    weights: ClassVar[slice] = slice(0, 1)
 
     def __init__(self, blocks: EdgeBlocks) -> None:
-        self.blocks = blocks
+        super().__init__(blocks)
         self.kept: list[Tensor] = []
-        self.positions = positions_context()
-        self.later: _Later | None = None
 
     @abstractmethod
-    def shapes(self, inputs: SlopedInputs) -> list[tuple[int, ...]]:
+    def shapes(self, inputs: CompiledInputs) -> list[tuple[int, ...]]:
         """Return the shapes of the sums of all sorted atoms."""
 
     @abstractmethod
-    def sums(self, inputs: SlopedInputs) -> list[Tensor]:
+    def values(self, inputs: CompiledInputs) -> list[Tensor]:
         """Return the sums."""
 
     @abstractmethod
-    def gradients(self, inputs: SlopedInputs, grad: Sequence[Tensor]) -> Geometry:
-        """Return the gradients of ``<grad, sums>``."""
+    def by_geometry(self, inputs: CompiledInputs, grad: Sequence[Tensor]) -> Geometry:
+        """Return the gradients of ``<grad, sums>`` w.r.t. geometry and features."""
 
     @abstractmethod
-    def tangents(self, inputs: SlopedInputs, tangents: Geometry) -> list[Tensor]:
-        """Return the tangents of the sums."""
+    def along(self, inputs: CompiledInputs, tangents: Geometry) -> list[Tensor]:
+        """Return the forward-mode tangents of the sums."""
 
     @abstractmethod
-    def second(
-        self, inputs: SlopedInputs, tangents: Geometry, grads: tuple[Sequence[Tensor], Sequence[Tensor]]
+    def by_weights(
+        self, inputs: CompiledInputs, tangents: Geometry, grads: tuple[Sequence[Tensor], Sequence[Tensor]]
     ) -> ByWeights:
         """Return the gradients of ``<grads[0], tangents of the sums> + <grads[1], sums>``."""
+
+    def sums(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return the sums."""
+        return self.values(CompiledInputs(*inputs))
+
+    def gradients(
+        self, inputs: Sequence[Tensor], grad: list[Tensor], wanted: Wanted
+    ) -> tuple[MaybeTensors, None]:
+        """Return the gradients of ``<grad, sums>``; w.r.t. the network's outputs where weights are wanted."""
+        given = CompiledInputs(*inputs)
+        weights: MaybeTensors = [None] * len(given)
+        if wanted.weights:
+            still = Geometry(*(torch.zeros_like(value) for value in given[2:5]))
+            weights = self.second(inputs, Postponed([torch.zeros_like(part) for part in grad], still), grad)
+            if not (self.positions.wanted and wanted.inputs[2]):
+                return weights, None
+        return [*weights[:2], *self.by_geometry(given, grad), weights[5]], None
+
+    def tangents(
+        self,
+        inputs: Sequence[Tensor],
+        grad: list[Tensor],
+        cotangents: Sequence[Tensor | None],
+        kept: Any,  # noqa: ARG002 - gradients keep nothing
+    ) -> tuple[list[Tensor], Postponed]:
+        """Return the tangents of the sums along the cotangents of lengths, harmonics and features."""
+        given = CompiledInputs(*inputs)
+        if self.positions.wanted and given.lengths.requires_grad:
+            self._refuse()
+        tangents = Geometry(
+            *(
+                torch.zeros_like(value) if cotangent is None else cotangent.contiguous()
+                for cotangent, value in zip(cotangents[2:5], given[2:5], strict=True)
+            )
+        )
+        return self.along(given, tangents), Postponed(grad, tangents)
+
+    def second(self, inputs: Sequence[Tensor], postponed: Postponed, grad: list[Tensor]) -> MaybeTensors:
+        """Return the gradients w.r.t. all but the geometry, which is differentiated once."""
+        found = self.by_weights(CompiledInputs(*inputs), postponed.tangents, (postponed.grad, grad))
+        return [found.values, found.slopes, None, None, found.features, found.last]
+
+    def by_operations(self, inputs: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """Third derivatives are refused."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise RuntimeError("compiled neighbour sums have no second derivatives w.r.t. positions")
 
     def of_slots(self, lengths: Tensor) -> Tensor:
         """Return numbers of rows ``(n_rows,)`` for all slots."""
@@ -89,59 +143,59 @@ class SlopedSums(ABC):
         return by_slot.new_zeros(n_rows).index_add_(0, self.blocks.tables.row_of_slot, by_slot)
 
 
-class ElementSums(SlopedSums):
-    """The sums by element of a first layer, see
-    :class:`lsf.models.message_passing.native.sums.ElementMoments`.
+class CompiledElementSum(CompiledSum):
+    """The sum by element of a first layer, block by block as
+    :class:`lsf.models.message_passing.native.sums.ElementSum` does it.
     """
 
     def __init__(self, blocks: EdgeBlocks, elements: Tensor, n_atoms: int) -> None:
         super().__init__(blocks)
         self.elements, self.n_atoms = elements, n_atoms
 
-    def shapes(self, inputs: SlopedInputs) -> list[tuple[int, ...]]:
+    def shapes(self, inputs: CompiledInputs) -> list[tuple[int, ...]]:
         """Return ``(n_atoms, n_elements · (max_ell + 1)², width)``."""
-        return self._of(inputs).shapes(_plain(inputs))
+        return self._of(inputs).shapes(_as_native(inputs))
 
-    def sums(self, inputs: SlopedInputs) -> list[Tensor]:
+    def values(self, inputs: CompiledInputs) -> list[Tensor]:
         """Return the sums."""
-        moments, plain, (values,) = self._of(inputs), _plain(inputs), self._rows(inputs, 1)
-        out = [values.new_empty(shape) for shape in moments.shapes(plain)]
+        native, given, (values,) = self._of(inputs), _as_native(inputs), self._rows(inputs, 1)
+        out = [values.new_empty(shape) for shape in native.shapes(given)]
         for block in self.blocks.blocks:
-            moments.forward(block, self._in_slots(values, block), plain, out)
+            native.forward_block(block, self._in_slots(values, block), given, out)
         return out
 
-    def gradients(self, inputs: SlopedInputs, grad: Sequence[Tensor]) -> Geometry:
+    def by_geometry(self, inputs: CompiledInputs, grad: Sequence[Tensor]) -> Geometry:
         """Return the gradients of ``<grad, sums>``."""
-        moments, plain = self._of(inputs), _plain(inputs)
+        native, given = self._of(inputs), _as_native(inputs)
         values, slopes = self._rows(inputs, 2)
         by_slot = inputs.harmonics.new_empty(inputs.harmonics.shape[0])
-        into = plain._replace(harmonics=torch.empty_like(inputs.harmonics))
+        into = given._replace(harmonics=torch.empty_like(inputs.harmonics))
         for block in self.blocks.blocks:
-            by_hidden = moments.backward(block, self._in_slots(values, block), plain, grad, into)
+            by_hidden = native.backward_block(block, self._in_slots(values, block), given, grad, into)
             torch.sum(by_hidden.mul_(self._in_slots(slopes, block)), 1, out=by_slot[block.slots])
         by_lengths = self.of_rows(by_slot, len(inputs.lengths))
         return Geometry(by_lengths, into.harmonics, torch.zeros_like(inputs.features))
 
-    def tangents(self, inputs: SlopedInputs, tangents: Geometry) -> list[Tensor]:
+    def along(self, inputs: CompiledInputs, tangents: Geometry) -> list[Tensor]:
         """Return the tangents of the sums."""
-        moments, plain, of_slot = self._of(inputs), _plain(inputs), self.of_slots(tangents.lengths)
-        rows, moved = self._rows(inputs, 2), plain._replace(harmonics=tangents.harmonics)
-        out = [inputs.values.new_empty(shape) for shape in moments.shapes(plain)]
+        native, given, of_slot = self._of(inputs), _as_native(inputs), self.of_slots(tangents.lengths)
+        rows, moved = self._rows(inputs, 2), given._replace(harmonics=tangents.harmonics)
+        out = [inputs.values.new_empty(shape) for shape in native.shapes(given)]
         for block in self.blocks.blocks:
-            moments.tangents(block, self._both(rows, of_slot, block), plain, moved, out)
+            native.tangents_block(block, self._both(rows, of_slot, block), given, moved, out)
         return out
 
-    def second(
-        self, inputs: SlopedInputs, tangents: Geometry, grads: tuple[Sequence[Tensor], Sequence[Tensor]]
+    def by_weights(
+        self, inputs: CompiledInputs, tangents: Geometry, grads: tuple[Sequence[Tensor], Sequence[Tensor]]
     ) -> ByWeights:
         """Return the gradients of sums and tangents."""
-        moments, plain, of_slot = self._of(inputs), _plain(inputs), self.of_slots(tangents.lengths)
-        rows, moved = self._rows(inputs, 2), plain._replace(harmonics=tangents.harmonics)
-        into = plain._replace(harmonics=inputs.harmonics.new_empty(0))
+        native, given, of_slot = self._of(inputs), _as_native(inputs), self.of_slots(tangents.lengths)
+        rows, moved = self._rows(inputs, 2), given._replace(harmonics=tangents.harmonics)
+        into = given._replace(harmonics=inputs.harmonics.new_empty(0))
         found = torch.zeros_like(rows[0]), torch.zeros_like(rows[1])
         for block in self.blocks.blocks:
             both = self._both(rows, of_slot, block)
-            by_value, by_tangent = moments.second(block, both, plain, moved, grads, into, True)
+            by_value, by_tangent = native.second_block(block, both, given, moved, grads, into, True)
             assert by_tangent is not None
             by_tangent.mul_(of_slot[block.slots].unsqueeze(1))
             for total, part in zip(found, (by_value, by_tangent), strict=True):
@@ -151,10 +205,10 @@ class ElementSums(SlopedSums):
             by_values, by_slopes, torch.zeros_like(inputs.features), torch.zeros_like(inputs.last)
         )
 
-    def _of(self, inputs: SlopedInputs) -> ElementMoments:
-        return ElementMoments(self.blocks, self.elements, self.n_atoms, inputs.values.shape[0])
+    def _of(self, inputs: CompiledInputs) -> ElementSum:
+        return ElementSum(self.blocks, self.elements, self.n_atoms, inputs.values.shape[0])
 
-    def _rows(self, inputs: SlopedInputs, count: int) -> list[Tensor]:
+    def _rows(self, inputs: CompiledInputs, count: int) -> list[Tensor]:
         """Return values and, of a ``count`` of 2, slopes row by row, ``(n_rows, width)``."""
         rows = torch.contiguous_format
         self.kept += [part.T.clone(memory_format=rows) for part in inputs[len(self.kept) : count]]
@@ -169,99 +223,5 @@ class ElementSums(SlopedSums):
         return values, slopes.mul_(of_slot[block.slots].unsqueeze(1))
 
 
-def _plain(inputs: SlopedInputs) -> Inputs:
+def _as_native(inputs: CompiledInputs) -> Inputs:
     return Inputs(inputs.lengths, inputs.harmonics, inputs.features, inputs.last)
-
-
-def summed(sums: SlopedSums, inputs: SlopedInputs) -> tuple[Tensor, ...]:
-    """Return the sums, twice differentiable: by the geometry first, then by what is none."""
-    result: tuple[Tensor, ...] = _Sum.apply(sums, weights_are_fixed(), *inputs)
-    return result[:-1]
-
-
-class _Later(NamedTuple):
-    """Gradients of ``<grad, tangents of the sums>`` that are still to be added to those of the inputs."""
-
-    grad: list[Tensor]
-    tangents: Geometry
-
-
-class _Sum(torch.autograd.Function):
-    """The sums themselves, and a ticket, as in :mod:`lsf.models.message_passing.native.autograd`; its
-    gradient is the one below.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, sums: SlopedSums, fixed: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.sums, ctx.fixed = sums, fixed
-        ctx.set_materialize_grads(False)
-        out, ticket = sums.sums(SlopedInputs(*tensors)), tensors[0].new_zeros(())
-        ctx.save_for_backward(*tensors, ticket)
-        ctx.shapes = [part.shape for part in out]
-        return (*out, ticket)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        *parts, by_ticket = grads
-        sums: SlopedSums = ctx.sums
-        *tensors, ticket = ctx.saved_tensors
-        inputs = SlopedInputs(*tensors)
-        grad = [
-            ticket.new_zeros(shape) if part is None else part.contiguous()
-            for part, shape in zip(parts, ctx.shapes, strict=True)
-        ]
-        if by_ticket is not None:
-            later, sums.later = sums.later, None
-            assert later is not None
-            return (None, None, *_by_weights(sums, later, grad, inputs))
-        weights_too = not (ctx.fixed or torch.is_grad_enabled()) and ctx.needs_input_grad[2]
-        nothing: tuple[Tensor | None, ...] = (None,) * len(tensors)
-        if weights_too:
-            still = Geometry(*(torch.zeros_like(value) for value in inputs[2:5]))
-            later = _Later([torch.zeros_like(part) for part in grad], still)
-            nothing = _by_weights(sums, later, grad, inputs)
-            if not (sums.positions.wanted and ctx.needs_input_grad[4]):
-                return (None, None, *nothing)
-        lengths, harmonics, features = _SumBackward.apply(sums, len(grad), *grad, *tensors, ticket)
-        return (None, None, *nothing[:2], lengths, harmonics, features, nothing[5])
-
-
-class _SumBackward(torch.autograd.Function):
-    """The gradients of lengths, harmonics and features as a function of their own."""
-
-    @staticmethod
-    def forward(ctx: Any, sums: SlopedSums, n_grad: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.sums, ctx.n_grad = sums, n_grad
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors[:-1])
-        inputs = SlopedInputs(*tensors[n_grad:-1])
-        return (*sums.gradients(inputs, tensors[:n_grad]),)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-        sums: SlopedSums = ctx.sums
-        grad, inputs = [*ctx.saved_tensors[: ctx.n_grad]], SlopedInputs(*ctx.saved_tensors[ctx.n_grad :])
-        if sums.positions.wanted and inputs.lengths.requires_grad:
-            raise RuntimeError("sums with slopes have no second derivatives by positions")
-        tangents = Geometry(
-            *(
-                torch.zeros_like(value) if cotangent is None else cotangent.contiguous()
-                for cotangent, value in zip(cotangents, inputs[2:5], strict=True)
-            )
-        )
-        later = _Later(grad, tangents)
-        out = sums.tangents(inputs, tangents)
-        if sums.later is None:
-            sums.later = later
-            return (None, None, *out, *(None,) * len(inputs), inputs.values.new_ones(()))
-        nothing = [torch.zeros_like(part) for part in grad]
-        return (None, None, *out, *_by_weights(sums, later, nothing, inputs), None)
-
-
-def _by_weights(
-    sums: SlopedSums, later: _Later, grad: list[Tensor], inputs: SlopedInputs
-) -> tuple[Tensor | None, ...]:
-    """Return the gradients of ``<later.grad, tangents of the sums> + <grad, sums>`` by all inputs."""
-    found = sums.second(inputs, later.tangents, (later.grad, grad))
-    return found.values, found.slopes, None, None, found.features, found.last

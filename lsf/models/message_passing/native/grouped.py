@@ -1,6 +1,7 @@
-"""Sums before coupling: Clebsch–Gordan coupling is linear, does not see the edge, and is left to the atoms.
+"""Clebsch–Gordan coupling on the atoms, after the sum over neighbours.
 
-Paths of one feature degree l1 and one harmonic degree l2 share a sum over neighbours.
+Paths of one feature degree l1 and one harmonic degree l2 share a sum
+(:mod:`lsf.models.message_passing.native.groups`).
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lsf.models.convolution import Convolution, Path, Radial
+from lsf.models.convolution import ConvolutionPaths, Path, RadialWeights
 from lsf.models.couplings import wigner_3j
 from lsf.models.irreps import Irreps
-from lsf.models.message_passing.executors import Kernel
-from lsf.models.message_passing.native.sums import Group
+from lsf.models.message_passing.executors import Executor
+from lsf.models.message_passing.native.groups import Group
 
 
 def path_groups(paths: tuple[Path, ...], inputs: Irreps) -> tuple[Group, ...]:
@@ -47,12 +48,12 @@ def coupling_matrix(group: tuple[Path, ...]) -> Tensor:
     return matrix.reshape(height, -1)
 
 
-class GroupedKernel(Kernel):
-    """Kernels that sum group by group and couple on the atoms."""
+class GroupedExecutor(Executor):
+    """Executors that sum group by group and couple on the atoms."""
 
     columns: Tensor
 
-    def __init__(self, convolution: Convolution) -> None:
+    def __init__(self, convolution: ConvolutionPaths) -> None:
         super().__init__(convolution)
         paths = convolution.paths
         self.groups = path_groups(paths, convolution.inputs)
@@ -66,7 +67,7 @@ class GroupedKernel(Kernel):
     def _paths_of(self, group: Group) -> tuple[Path, ...]:
         return tuple(path for path in self.convolution.paths if path[:2] == (group.l1, group.l2))
 
-    def last_weights(self, radial: Radial, scale: float = 1.0) -> Tensor:
+    def last_weights(self, radial: RadialWeights, scale: float = 1.0) -> Tensor:
         """Return the last weights ``(width, n_paths · n_channels)``, group by group, times ``scale``."""
         return radial.out.index_select(1, self.columns).flatten(1) * (radial.scale * scale)
 
@@ -76,10 +77,10 @@ class GroupedKernel(Kernel):
         ``sums`` are per group ``(n_atoms, 2 l2 + 1, paths · (2 l1 + 1) · n_channels)``.
         """
         found: dict[Path, Tensor] = {}
-        for index, (group, moments) in enumerate(zip(self.groups, sums, strict=True)):
+        for index, (group, uncoupled) in enumerate(zip(self.groups, sums, strict=True)):
             paths = self._paths_of(group)
-            coupling = getattr(self, f"coupling_{index}").to(moments.dtype)
-            rows = moments.reshape(moments.shape[0], -1, self.convolution.inputs.channels)
+            coupling = getattr(self, f"coupling_{index}").to(uncoupled.dtype)
+            rows = uncoupled.reshape(uncoupled.shape[0], -1, self.convolution.inputs.channels)
             coupled = torch.matmul(coupling, rows).split([2 * l3 + 1 for _, _, l3 in paths], dim=1)
             found.update(zip(paths, coupled, strict=True))
         return self.sorted_by_degree([found[path] for path in self.convolution.paths])

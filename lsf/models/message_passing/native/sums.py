@@ -1,49 +1,43 @@
-"""The two sums over neighbours of a message-passing layer; derivatives as
-:mod:`lsf.models.message_passing.native.autograd` wants.
+r"""The two neighbour sums of a layer, block by block, with every derivative written out.
 
-Both return sums before coupling: Clebsch–Gordan coupling is linear and does not see the edge, so that it is
-done on the atoms afterwards.
+Index roles in the comments: i receiver, e edge of i with sender s(e), p path of a group (l1, l2), m1
+component of a feature, m2 component of a harmonic, c channel, a hidden unit of the radial network, z element.
+Names:
+
+=====  ====================================================================================================
+Y, H   harmonics [e, m2] and last hidden layer of the radial network [e, a]
+W, R   last radial weights [a, (p, c)] and radial weights of the paths, R = H W, [e, p, c]
+h      features of the sender [e, m1, c]
+d…     tangent: dY, dH, dh are given, dR = dH W; W has none, forces being derivatives w.r.t. positions
+g, dg  gradients: of the tangents dS, and of the sums S themselves
+=====  ====================================================================================================
+
+The forward formulas are eq. (8) of Batatia et al., arXiv:2206.07697, before Clebsch–Gordan coupling, which is
+done on the atoms (:mod:`lsf.models.message_passing.native.groups`). Gradients and tangents follow from them
+by the product rule: each sum is linear in Y, R and h.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lsf.machine.caches import Scratch
-from lsf.models.message_passing.native.autograd import Inputs, Moments
 from lsf.models.message_passing.native.blocks import Block, EdgeBlocks
+from lsf.models.message_passing.native.blockwise import BlockwiseSum, Inputs
+from lsf.models.message_passing.native.groups import Group, uncoupled_sums
 
 
-class Group(NamedTuple):
-    """All paths of one feature degree l1 and one harmonic degree l2."""
+class MessageSum(BlockwiseSum):
+    """``B_i[m2, p, m1, c] = Σ_e Y[e, m2] R[e, p, c] h[s(e), m1, c]``, for every group of paths."""
 
-    l1: int
-    l2: int
-    paths: int  # number of message degrees
-    column: int  # of the first path among the radial weights
-    component: int  # of the first one of l1 among the features
-
-    @property
-    def size(self) -> int:
-        """Components of the feature degree."""
-        return 2 * self.l1 + 1
-
-    @property
-    def angular(self) -> slice:
-        """Columns of the harmonics."""
-        return slice(self.l2 * self.l2, (self.l2 + 1) ** 2)
-
-
-class MessageMoments(Moments):
-    """``B_i[m2, path, m1, c] = Σ_e Y_e,m2 (H_e W)_path,c h_sender,m1,c``, for every group of paths."""
-
-    def __init__(self, blocks: EdgeBlocks, groups: tuple[Group, ...], n_channels: int) -> None:
-        super().__init__()
-        self.blocks, self.groups, self.n_channels = blocks, groups, n_channels
+    def __init__(
+        self, blocks: EdgeBlocks, groups: tuple[Group, ...], n_channels: int, keep: bool = False
+    ) -> None:
+        super().__init__(blocks, keep)
+        self.groups, self.n_channels = groups, n_channels
         self._held: Scratch | None = None
         self._kept_tangent: tuple[Inputs | None, Tensor | None] = None, None
 
@@ -56,22 +50,21 @@ class MessageMoments(Moments):
         """Return memory for the radial weights of all slots."""
         return [inputs.last.new_empty((inputs.harmonics.shape[0], inputs.last.shape[1]))]
 
-    def forward(self, block: Block, hidden: Tensor, inputs: Inputs, out: Sequence[Tensor]) -> None:
+    def forward_block(self, block: Block, hidden: Tensor, inputs: Inputs, out: Sequence[Tensor]) -> None:
         """Write the sums of a block."""
         scratch = self._scratch(hidden)
         radial = self._weights(block, hidden, inputs.last, True)
         features = self._gather("features", inputs.features, block)
         for group, result in zip(self.groups, out, strict=True):
             message = self._message(scratch, group, radial)
-            torch.mul(self._view(radial, group), self._of(features, group), out=message)
-            torch.bmm(
-                self._angular(inputs, block, group).mT, self._rows(message, block), out=result[block.atoms]
-            )
+            torch.mul(self._view(radial, group), self._of(features, group), out=message)  # R h [e, p, m1, c]
+            y = self._angular(inputs, block, group)  # [i, e, m2]
+            torch.bmm(y.mT, self._rows(message, block), out=result[block.atoms])  # Σ_e Y (R h)
 
-    def backward(
+    def backward_block(
         self, block: Block, hidden: Tensor, inputs: Inputs, grad: Sequence[Tensor], into: Inputs
     ) -> Tensor:
-        """Write the gradients of a block."""
+        """Write the gradients of ``<g, B>`` of a block."""
         scratch = self._scratch(hidden)
         radial = self._weights(block, hidden, inputs.last)
         features = self._gather("features", inputs.features, block)
@@ -79,21 +72,24 @@ class MessageMoments(Moments):
         by_features, begun = self._by_features(scratch, features), set[int]()
         for group, given in zip(self.groups, grad, strict=True):
             r, h = self._view(radial, group), self._of(features, group)
-            g = given[block.atoms]
+            y, g = self._angular(inputs, block, group), given[block.atoms]
             message = torch.mul(r, h, out=self._message(scratch, group, radial))
             if into.harmonics.numel():
+                # ∂/∂Y[e, m2] = Σ_{p m1 c} (R h)[e, p, m1, c] g[i, m2, p, m1, c]
                 self._angular(into, block, group).add_(torch.bmm(self._rows(message, block), g.mT))
             by_message = message  # its values have been used
-            torch.bmm(self._angular(inputs, block, group), g, out=self._rows(by_message, block))
-            _reduce(self._view(by_radial, group), [(by_message, h)])
-            _accumulate(self._of(by_features, group), [(by_message, r)], group.l1 in begun)
+            # u[e, p, m1, c] = Σ_m2 Y[e, m2] g[i, m2, p, m1, c], the gradient of R h
+            torch.bmm(y, g, out=self._rows(by_message, block))
+            # ∂/∂R[e, p, c] = Σ_m1 u h;   ∂/∂h[e, m1, c] = Σ_p u R
+            _sum_over_components(self._view(by_radial, group), [(by_message, h)])
+            _sum_over_paths(self._of(by_features, group), [(by_message, r)], group.l1 in begun)
             begun.add(group.l1)
         self._scatter(by_features, into.features, block)
         if into.last.numel():
-            into.last.addmm_(hidden.T, by_radial)
-        return by_radial @ inputs.last.T
+            into.last.addmm_(hidden.T, by_radial)  # ∂/∂W = Hᵀ ∂/∂R
+        return by_radial @ inputs.last.T  # ∂/∂H = ∂/∂R Wᵀ
 
-    def tangents(
+    def tangents_block(
         self,
         block: Block,
         hidden: tuple[Tensor, Tensor],
@@ -101,7 +97,7 @@ class MessageMoments(Moments):
         tangents: Inputs,
         out: Sequence[Tensor],
     ) -> None:
-        """Write the tangents of a block's sums."""
+        """Write the forward-mode tangents of a block, ``dB = Σ_e dY (R h) + Y (dR h + R dh)``."""
         scratch = self._scratch(hidden[0])
         radial = self._weights(block, hidden[0], inputs.last)
         radial_tangent = self._tangent_weights(block, hidden[1], inputs, tangents, True)
@@ -116,7 +112,7 @@ class MessageMoments(Moments):
             message = torch.mul(dr, h, out=message).addcmul_(r, dh)
             result[block.atoms].baddbmm_(y.mT, self._rows(message, block))
 
-    def second(
+    def second_block(
         self,
         block: Block,
         hidden: tuple[Tensor, Tensor],
@@ -126,7 +122,7 @@ class MessageMoments(Moments):
         into: Inputs,
         tangents_too: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Write the gradients of a block's sums and of their tangents."""
+        """Write the gradients of ``<g, dB> + <dg, B>`` of a block, with dB as in :meth:`tangents_block`."""
         scratch = self._scratch(hidden[0])
         radial = self._weights(block, hidden[0], inputs.last)
         radial_tangent = self._tangent_weights(block, hidden[1], inputs, tangents, False)
@@ -141,30 +137,32 @@ class MessageMoments(Moments):
             g, dg = first[block.atoms], given[block.atoms]
             u = self._message(scratch, group, radial)
             if into.harmonics.numel():
+                # ∂/∂Y[e, m2] = Σ_{p m1 c} (R h) dg + (dR h + R dh) g
                 by_y = self._angular(into, block, group)
                 by_y.add_(torch.bmm(self._rows(torch.mul(r, h, out=u), block), dg.mT))
                 by_y.add_(torch.bmm(self._rows(torch.mul(dr, h, out=u).addcmul_(r, dh), block), g.mT))
-            w = scratch("other", *u.shape)
+            # u[e, p, m1, c] = Σ_m2 Y g, the gradient of dR h + R dh
             torch.bmm(y, g, out=self._rows(u, block))
+            # w[e, p, m1, c] = Σ_m2 dY g + Y dg, the gradient of R h: one product of columns side by side
+            w = scratch("other", *u.shape)
             torch.bmm(torch.cat((dy, y), 2), torch.cat((g, dg), 1), out=self._rows(w, block))
-            _reduce(self._view(by_radial, group), [(u, dh), (w, h)])
-            _reduce(self._view(by_tangent, group), [(u, h)])
-            _accumulate(self._of(by_features, group), [(u, dr), (w, r)], group.l1 in begun)
+            # ∂/∂R[e, p, c] = Σ_m1 u dh + w h;   ∂/∂dR = Σ_m1 u h
+            _sum_over_components(self._view(by_radial, group), [(u, dh), (w, h)])
+            _sum_over_components(self._view(by_tangent, group), [(u, h)])
+            # ∂/∂h[e, m1, c] = Σ_p u dR + w R
+            _sum_over_paths(self._of(by_features, group), [(u, dr), (w, r)], group.l1 in begun)
             begun.add(group.l1)
         self._scatter(by_features, into.features, block)
+        # ∂/∂W = Hᵀ ∂/∂R + dHᵀ ∂/∂dR;   ∂/∂H = ∂/∂R Wᵀ;   ∂/∂dH = ∂/∂dR Wᵀ
         into.last.addmm_(hidden[0].T, by_radial).addmm_(hidden[1].T, by_tangent)
         return by_radial @ inputs.last.T, by_tangent @ inputs.last.T if tangents_too else None
 
-    def plain(self, inputs: Inputs, hidden: Tensor) -> list[Tensor]:
+    def sums_of_hidden(self, inputs: Inputs, hidden: Tensor) -> list[Tensor]:
         """Return the sums by differentiable operations."""
-        radial = hidden @ inputs.last
         features = torch.nn.functional.embedding(self.blocks.tables.sender_of_slot, inputs.features)
         features = features.view(features.shape[0], -1, self.n_channels)
-        results = []
-        for group in self.groups:
-            message = (self._view(radial, group) * self._of(features, group)).flatten(1)
-            results.append(self.blocks.summed(inputs.harmonics[:, group.angular], message))
-        return results
+        last = inputs.last.view(inputs.last.shape[0], -1, self.n_channels)
+        return uncoupled_sums(self.groups, hidden, last, features, inputs.harmonics, self.blocks.summed)
 
     def _scratch(self, like: Tensor) -> Scratch:
         if self._held is None:
@@ -231,37 +229,40 @@ class MessageMoments(Moments):
         return rows[:, :, group.angular]
 
 
-class ElementMoments(Moments):
-    """``D_i[z, lm, a] = Σ_e δ(z, element of sender) Y_e,lm H_e,a``: all a first layer needs of its edges.
+class ElementSum(BlockwiseSum):
+    """``D_i[z, lm, a] = Σ_e δ(z, z_s(e)) Y[e, lm] H[e, a]``: all a first layer needs of its edges.
 
     Senders' features depend on their element alone there, so that they and the last radial weights can be
-    applied after the sum. ``elements`` (n_slots, n_elements) holds ones and zeros; ``width`` is that of the
-    last hidden layer.
+    applied after the sum (:mod:`lsf.models.message_passing.native.by_element`). ``elements`` (n_slots,
+    n_elements) holds δ(z, z_s(e)); ``width`` is that of the last hidden layer. Below, y stands for δ Y.
     """
 
-    def __init__(self, blocks: EdgeBlocks, elements: Tensor, n_atoms: int, width: int) -> None:
-        super().__init__()
-        self.blocks, self.elements = blocks, elements
+    def __init__(
+        self, blocks: EdgeBlocks, elements: Tensor, n_atoms: int, width: int, keep: bool = False
+    ) -> None:
+        super().__init__(blocks, keep)
+        self.elements = elements
         self.n_atoms, self.width = n_atoms, width
 
     def shapes(self, inputs: Inputs) -> list[tuple[int, ...]]:
         """Return ``(n_atoms, n_elements · (max_ell + 1)², width)``."""
         return [(self.n_atoms, self.elements.shape[1] * inputs.harmonics.shape[1], self.width)]
 
-    def forward(self, block: Block, hidden: Tensor, inputs: Inputs, out: Sequence[Tensor]) -> None:
+    def forward_block(self, block: Block, hidden: Tensor, inputs: Inputs, out: Sequence[Tensor]) -> None:
         """Write the sums of a block."""
         y = self._by_element(inputs.harmonics, block)
-        torch.bmm(y.mT, self._rows(hidden, block), out=out[0][block.atoms])
+        torch.bmm(y.mT, self._rows(hidden, block), out=out[0][block.atoms])  # Σ_e y H
 
-    def backward(
+    def backward_block(
         self, block: Block, hidden: Tensor, inputs: Inputs, grad: Sequence[Tensor], into: Inputs
     ) -> Tensor:
-        """Write the gradients of a block."""
-        g = grad[0][block.atoms]
-        self._write(into, block, [(hidden, g)])
+        """Write the gradients of ``<g, D>`` of a block."""
+        g = grad[0][block.atoms]  # [i, (z, lm), a]
+        self._write(into, block, [(hidden, g)])  # ∂/∂y[e, z, lm] = Σ_a H g
+        # ∂/∂H[e, a] = Σ_{z lm} y g
         return torch.bmm(self._by_element(inputs.harmonics, block), g).flatten(0, 1)
 
-    def tangents(
+    def tangents_block(
         self,
         block: Block,
         hidden: tuple[Tensor, Tensor],
@@ -269,12 +270,12 @@ class ElementMoments(Moments):
         tangents: Inputs,
         out: Sequence[Tensor],
     ) -> None:
-        """Write the tangents of a block's sums."""
+        """Write the forward-mode tangents of a block, ``dD = Σ_e y dH + dy H``."""
         y, dy = self._by_element(inputs.harmonics, block), self._by_element(tangents.harmonics, block)
         torch.bmm(y.mT, self._rows(hidden[1], block), out=out[0][block.atoms])
         out[0][block.atoms].baddbmm_(dy.mT, self._rows(hidden[0], block))
 
-    def second(
+    def second_block(
         self,
         block: Block,
         hidden: tuple[Tensor, Tensor],
@@ -284,19 +285,21 @@ class ElementMoments(Moments):
         into: Inputs,
         tangents_too: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Write the gradients of a block's sums and of their tangents."""
+        """Write the gradients of ``<g, dD> + <dg, D>`` of a block."""
         g, dg = grads[0][0][block.atoms], grads[1][0][block.atoms]
         y, dy = self._by_element(inputs.harmonics, block), self._by_element(tangents.harmonics, block)
-        self._write(into, block, [(hidden[1], g), (hidden[0], dg)])
+        self._write(into, block, [(hidden[1], g), (hidden[0], dg)])  # ∂/∂y = Σ_a dH g + H dg
+        # ∂/∂H[e, a] = Σ_{z lm} dy g + y dg;   ∂/∂dH = Σ_{z lm} y g
         by_value = torch.bmm(dy, g).baddbmm_(y, dg)
         return by_value.flatten(0, 1), torch.bmm(y, g).flatten(0, 1) if tangents_too else None
 
-    def plain(self, inputs: Inputs, hidden: Tensor) -> list[Tensor]:
+    def sums_of_hidden(self, inputs: Inputs, hidden: Tensor) -> list[Tensor]:
         """Return the sums by differentiable operations."""
         spread = (self.elements.unsqueeze(2) * inputs.harmonics.unsqueeze(1)).flatten(1)
         return [self.blocks.summed(spread, hidden)]
 
     def _by_element(self, harmonics: Tensor, block: Block) -> Tensor:
+        """Return y, ``δ(z, z_s(e)) Y[e, lm]`` as ``(n_atoms, n_slots, n_elements · (max_ell + 1)²)``."""
         spread = self.elements[block.slots].unsqueeze(2) * harmonics[block.slots].unsqueeze(1)
         return self._rows(spread, block)
 
@@ -308,6 +311,7 @@ class ElementMoments(Moments):
         by_spread = torch.bmm(self._rows(hidden, block), g.mT)
         for hidden, g in rest:
             by_spread.baddbmm_(self._rows(hidden, block), g.mT)
+        # ∂/∂Y[e, lm] = Σ_z δ(z, z_s(e)) ∂/∂y[e, z, lm]
         elements = self.elements[block.slots].unsqueeze(2)
         by_element = by_spread.view(elements.shape[0], elements.shape[1], -1)
         torch.sum(by_element.mul_(elements), 1, out=into.harmonics[block.slots])
@@ -316,12 +320,12 @@ class ElementMoments(Moments):
         return values.view(block.n_atoms, block.width, -1)
 
 
-def _reduce(target: Tensor, products: Sequence[tuple[Tensor, Tensor]]) -> None:
+def _sum_over_components(target: Tensor, products: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Write ``Σ_products Σ_components a · b`` to ``target`` (n, paths, 1, n_channels)."""
     _sum_over(2, target, products, False)
 
 
-def _accumulate(target: Tensor, products: Sequence[tuple[Tensor, Tensor]], begun: bool) -> None:
+def _sum_over_paths(target: Tensor, products: Sequence[tuple[Tensor, Tensor]], begun: bool) -> None:
     """Write ``Σ_products Σ_paths a · b`` to ``target`` (n, 1, 2 l1 + 1, n_channels), or add it if begun."""
     _sum_over(1, target, products, begun)
 

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from lsf.electrostatics.gpu import interpreter_requested, triton_installed
-from lsf.models.convolution import Convolution, Messages, Neighborhood, Radial
+from lsf.models.convolution import ConvolutionPaths, RadialWeights
 from lsf.models.couplings import wigner_3j
-from lsf.models.message_passing.executors import Kernel, not_on_gpu, require_kernels
+from lsf.models.message_passing.executors import Executor, Messages, not_on_gpu, require_kernels
+from lsf.models.message_passing.neighborhood import Neighborhood
 
 
-class TritonKernel(Kernel):
+class TritonExecutor(Executor):
     """Operators of :mod:`lsf.models.message_passing.triton.operators`; differentiable to any order.
 
     A first layer sums by element, as with native kernels. Radial weights of all edges are kept for the
@@ -23,7 +24,7 @@ class TritonKernel(Kernel):
     sums_by_element = True
     couplings: Tensor
 
-    def __init__(self, convolution: Convolution) -> None:
+    def __init__(self, convolution: ConvolutionPaths) -> None:
         super().__init__(convolution)
         self.register_buffer("couplings", edge_couplings(convolution), persistent=False)
 
@@ -34,20 +35,19 @@ class TritonKernel(Kernel):
             return "the package 'triton' is not installed: pip install 'lsf[gpu]' (Linux)"
         return None if interpreter_requested() else not_on_gpu(device)
 
-    def forward(self, features: Tensor, neighborhood: Neighborhood, radial: Radial) -> Messages:
+    def forward(self, features: Tensor, neighborhood: Neighborhood, radial: RadialWeights) -> Messages:
         """Return the messages of all atoms."""
         require_kernels("triton", features.device)
         from lsf.models.message_passing.triton.operators import receive, shape_of, tables_of
 
-        couplings = neighborhood.harmonics @ self.couplings.to(features.dtype)
-        weights = radial.weights(neighborhood.radial_basis)
+        couplings = neighborhood.edges.harmonics @ self.couplings.to(features.dtype)
+        weights = radial.of_edges(neighborhood.edges.radial_basis)
         tables, shape = tables_of(neighborhood), shape_of(self.convolution)
         messages: Tensor = receive(features, couplings, weights, tables, shape)
-        parts = messages.split([2 * l3 + 1 for _, _, l3 in self.convolution.paths], dim=1)
-        return Messages(self.sorted_by_degree(list(parts)))
+        return self.of_rows(messages)
 
 
-def edge_couplings(convolution: Convolution) -> Tensor:
+def edge_couplings(convolution: ConvolutionPaths) -> Tensor:
     """Return the matrix from harmonics to couplings, ``((max_ell + 1)², Σ_paths (2 l3 + 1)(2 l1 + 1))``.
 
     A path's columns run over the components of its message and, inside, over those of its feature; float64.

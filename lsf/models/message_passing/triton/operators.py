@@ -33,23 +33,24 @@ from typing import Any, Final
 from torch import Tensor
 
 from lsf.electrostatics.gpu.launch import kernel_operator, wrap_triton
-from lsf.models.convolution import Convolution, Neighborhood
+from lsf.models.convolution import ConvolutionPaths
+from lsf.models.message_passing.neighborhood import Neighborhood
 from lsf.models.message_passing.triton.programs import edges_program, receive_program, send_program
 
 BLOCK: Final = 64
 """Channels of a program at most, where not all have to be in one."""
 
 
-def shape_of(convolution: Convolution) -> list[int]:
+def shape_of(convolution: ConvolutionPaths) -> list[int]:
     """Return what programs must know of a convolution."""
     inputs, paths = convolution.inputs, convolution.paths
-    rows = sum(2 * l3 + 1 for _, _, l3 in paths)
-    return [sum(1 << degree for degree in inputs.degrees), convolution.max_ell, inputs.dim, rows, len(paths)]
+    degrees = sum(1 << degree for degree in inputs.degrees)
+    return [degrees, convolution.max_ell, inputs.dim, sum(convolution.rows), len(paths)]
 
 
 def tables_of(neighborhood: Neighborhood) -> list[Tensor]:
     """Return the tables of a batch."""
-    edge_index = neighborhood.edge_index
+    edge_index = neighborhood.edges.edge_index
     return [edge_index[0], edge_index[1], *neighborhood.by_receiver, *neighborhood.by_sender]
 
 

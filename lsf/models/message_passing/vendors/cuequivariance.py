@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lsf.models.convolution import Convolution, Messages, Neighborhood, Radial
+from lsf.models.convolution import ConvolutionPaths, RadialWeights
 from lsf.models.couplings import wigner_3j
-from lsf.models.message_passing.executors import Kernel, installed, require_kernels
+from lsf.models.message_passing.executors import Executor, Messages, installed, require_kernels
+from lsf.models.message_passing.neighborhood import Neighborhood
 
 
-class CuequivarianceKernel(Kernel):
+class CuequivarianceExecutor(Executor):
     """A segmented polynomial that gathers features by sender and adds messages up by receiver."""
 
-    def __init__(self, convolution: Convolution) -> None:
+    def __init__(self, convolution: ConvolutionPaths) -> None:
         super().__init__(convolution)
         self.polynomials: dict[str, nn.Module] = {}
 
@@ -37,34 +38,32 @@ class CuequivarianceKernel(Kernel):
             return "its kernels are not installed: pip install cuequivariance-ops-torch-cu12 or -cu13"
         return None
 
-    def forward(self, features: Tensor, neighborhood: Neighborhood, radial: Radial) -> Messages:
+    def forward(self, features: Tensor, neighborhood: Neighborhood, radial: RadialWeights) -> Messages:
         """Return the messages of all atoms."""
         device = str(features.device)
         if device not in self.polynomials:
             require_kernels("cuequivariance", features.device)
             self.polynomials[device] = segmented_polynomial(self.convolution, features.device)
         n_channels = self.convolution.inputs.channels
-        rows = sum(2 * l3 + 1 for _, _, l3 in self.convolution.paths)
-        sender, receiver = neighborhood.edge_index[0], neighborhood.edge_index[1]
-        weights = radial.weights(neighborhood.radial_basis)
+        rows = sum(self.convolution.rows)
+        sender, receiver = neighborhood.edges.edge_index[0], neighborhood.edges.edge_index[1]
+        weights = radial.of_edges(neighborhood.edges.radial_basis)
         (flat,) = self.polynomials[device](
-            [weights, features.flatten(1), neighborhood.harmonics],
+            [weights, features.flatten(1), neighborhood.edges.harmonics],
             input_indices={1: sender},
             output_shapes={0: features.new_empty(features.shape[0], 1)},
             output_indices={0: receiver},
         )
-        messages = flat.view(features.shape[0], rows, n_channels)
-        parts = messages.split([2 * l3 + 1 for _, _, l3 in self.convolution.paths], dim=1)
-        return Messages(self.sorted_by_degree(list(parts)))
+        return self.of_rows(flat.view(features.shape[0], rows, n_channels))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> CuequivarianceKernel:
+    def __deepcopy__(self, memo: dict[int, Any]) -> CuequivarianceExecutor:
         """Return new kernels: what the package has compiled is made again when it is used."""
-        copy = CuequivarianceKernel(self.convolution)
+        copy = CuequivarianceExecutor(self.convolution)
         copy.recompute = self.recompute
         return copy
 
 
-def segmented_polynomial(convolution: Convolution, device: torch.device) -> nn.Module:
+def segmented_polynomial(convolution: ConvolutionPaths, device: torch.device) -> nn.Module:
     """Return the module that evaluates :func:`description` on a device."""
     import cuequivariance_torch
 
@@ -73,7 +72,7 @@ def segmented_polynomial(convolution: Convolution, device: torch.device) -> nn.M
     return module.to(device)
 
 
-def description(convolution: Convolution) -> Any:
+def description(convolution: ConvolutionPaths) -> Any:
     """Return the polynomial: weights by path, features and harmonics by degree, one output per path."""
     import cuequivariance
 
