@@ -1,8 +1,14 @@
 """Symmetric contraction: the many-body product basis of MACE, as one matrix product per species.
 
 Every output is a polynomial of degree at most ``correlation`` in the components A of one atom and
-channel. The polynomial is factorised as ``Σ_k A_k (Q · T[k])`` with Q the monomials of lower degree:
-parity (even degrees l against odd ones) decides which factor k is split off, which keeps Q short.
+channel, Batatia et al., arXiv:2206.07697, eqs. (10) and (11):
+
+    B_LM = Σ_ν Σ_η W^ν_{z η c} Σ_{k_1 … k_ν} U^ν_{η LM, k_1 … k_ν} A_{k_1 c} … A_{k_ν c}
+
+with k = (l, m) and U the symmetric couplings. The polynomial is factorised as ``Σ_k A_k (Q · T[k])`` with Q
+the monomials of lower degree, ``T = W U`` of the atom's species: parity (even degrees l against odd ones)
+decides which factor k is split off, which keeps Q short. Derivatives of the matrix product are autograd's,
+those of the monomials stand in :mod:`lsf.models.monomials`.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from lsf.machine.caches import constant
 from lsf.models.couplings import Monomial, symmetric_basis
 from lsf.models.irreps import Irreps
-from lsf.models.monomials import Pairs, Run, chosen, pair_products, recorded, runs_of
+from lsf.models.monomials import IndexPairs, Run, chosen, pair_products, recorded, runs_of
 
 Split = tuple[Monomial, int | None]
 
@@ -172,7 +178,7 @@ class SymmetricContraction(nn.Module):
         n_slots = basis.shape[2]
         basis = torch.cat([basis, torch.ones_like(basis[:1])])
         if self.depth == 2:
-            lower = pair_products(basis, Pairs(self.lower_0, self.lower_1, self.runs))
+            lower = pair_products(basis, IndexPairs(self.lower_0, self.lower_1, self.runs))
         else:
             lower = chosen(basis, self.lower_0)
         product = torch.bmm(matrix, lower.transpose(0, 1))  # [species·channel, factor·m, atom]

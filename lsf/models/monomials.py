@@ -1,8 +1,17 @@
-"""Products of pairs of rows, differentiable to any order without keeping a row more than once.
+"""Monomials of second degree: products of pairs of rows, differentiable to any order and sparing memory.
 
-With index lists a and b, ``P(x, y)_k = x_a(k) y_b(k) + y_a(k) x_b(k)`` and its transpose
-``S(x, g)_i = Σ_k g_k (δ_i,a(k) x_b(k) + δ_i,b(k) x_a(k))`` are each other's derivatives. Autograd's own
-record of ``x[a] * x[b]`` holds both factors, several times the size of x.
+The monomials of the symmetric contraction are products ``A_a(k) A_b(k)`` of components A, with index lists a
+and b over the pairs k. Two bilinear forms are closed under differentiation,
+
+    P(x, y)_k = x_a(k) y_b(k) + y_a(k) x_b(k)                                              (polarization)
+    S(x, g)_i = Σ_k g_k (δ_i,a(k) x_b(k) + δ_i,b(k) x_a(k))                                (transpose)
+
+by ``<g, P(x, y)> = <y, S(x, g)> = <x, S(y, g)>``. Hence the monomials, P(x, x)/2, have the gradient S(x, g)
+for a gradient g, and the second derivatives are, with a cotangent v,
+
+    ∂<v, S(x, g)>/∂x = S(v, g)            ∂<v, S(x, g)>/∂g = P(x, v)
+
+Autograd's own record of ``x[a] * x[b]`` holds both factors, several times the size of x; here x is kept once.
 """
 
 from __future__ import annotations
@@ -27,7 +36,7 @@ class Run(NamedTuple):
     k: slice
 
 
-class Pairs(NamedTuple):
+class IndexPairs(NamedTuple):
     """Pairs of rows: two index lists (n_pairs,) int64, and the same in runs."""
 
     first: Tensor
@@ -83,7 +92,7 @@ class _Chosen(torch.autograd.Function):
         return (every == index).to(grad.dtype) @ grad, None
 
 
-def pair_products(rows: Tensor, pairs: Pairs) -> Tensor:
+def pair_products(rows: Tensor, pairs: IndexPairs) -> Tensor:
     """Return ``x_a(k) x_b(k)``, ``(n_pairs, …)`` of rows ``(n, …)``."""
     if recorded():
         return chosen(rows, pairs.first) * chosen(rows, pairs.second)
@@ -95,7 +104,8 @@ def _in_runs(rows: Tensor) -> bool:
     return rows.device.type == "cpu" and rows[0].numel() >= LARGE_ROW
 
 
-def _square(x: Tensor, pairs: Pairs) -> Tensor:
+def _square(x: Tensor, pairs: IndexPairs) -> Tensor:
+    """Return ``P(x, x)/2``, ``x_a(k) x_b(k)``."""
     if not _in_runs(x):
         return x.index_select(0, pairs.first).mul_(x.index_select(0, pairs.second))
     product = x.new_empty((len(pairs.first), *x.shape[1:]))
@@ -104,7 +114,8 @@ def _square(x: Tensor, pairs: Pairs) -> Tensor:
     return product
 
 
-def _polar(x: Tensor, y: Tensor, pairs: Pairs) -> Tensor:
+def _polar(x: Tensor, y: Tensor, pairs: IndexPairs) -> Tensor:
+    """Return ``P(x, y)``."""
     first, second, runs = pairs
     if _in_runs(x):
         product = x.new_empty((len(first), *x.shape[1:]))
@@ -115,7 +126,8 @@ def _polar(x: Tensor, y: Tensor, pairs: Pairs) -> Tensor:
     return product.addcmul_(y.index_select(0, first), x.index_select(0, second))
 
 
-def _transpose(x: Tensor, grad: Tensor, pairs: Pairs) -> Tensor:
+def _transpose(x: Tensor, grad: Tensor, pairs: IndexPairs) -> Tensor:
+    """Return ``S(x, grad)``."""
     first, second, runs = pairs
     result = torch.zeros_like(x)
     if _in_runs(x):
@@ -132,7 +144,7 @@ class _Square(torch.autograd.Function):
     """``P(x, x)/2``, whose gradient is ``S(x, g)``."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, pairs: Pairs) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, pairs: IndexPairs) -> Tensor:
         ctx.pairs = pairs
         ctx.save_for_backward(rows)
         return _square(rows, pairs)
@@ -144,10 +156,10 @@ class _Square(torch.autograd.Function):
 
 
 class _Polar(torch.autograd.Function):
-    """``P(x, y)``."""
+    """``P(x, y)``, with ``∂<g, P>/∂x = S(y, g)`` and ``∂<g, P>/∂y = S(x, g)``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, pairs: Pairs) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, pairs: IndexPairs) -> Tensor:
         ctx.pairs = pairs
         ctx.save_for_backward(x, y)
         return _polar(x, y, pairs)
@@ -159,10 +171,10 @@ class _Polar(torch.autograd.Function):
 
 
 class _Transpose(torch.autograd.Function):
-    """``S(x, g)``."""
+    """``S(x, g)``, with ``∂<v, S>/∂x = S(v, g)`` and ``∂<v, S>/∂g = P(x, v)``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, grad: Tensor, pairs: Pairs) -> Tensor:
+    def forward(ctx: Any, x: Tensor, grad: Tensor, pairs: IndexPairs) -> Tensor:
         ctx.pairs = pairs
         ctx.save_for_backward(x, grad)
         return _transpose(x, grad, pairs)

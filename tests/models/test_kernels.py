@@ -13,7 +13,7 @@ from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
 from lsf.models.message_passing.native.autograd import positions_kept_inside, weights_fixed
 from lsf.models.message_passing.native.blocks import SLOTS_PER_BLOCK, edge_blocks
-from lsf.models.monomials import Pairs, pair_products, runs_of
+from lsf.models.monomials import IndexPairs, pair_products, runs_of
 from tests.models.test_interaction import geometry, neighborhood, random_graph
 
 # irreps, max_ell, correlation, interactions, elements
@@ -201,7 +201,7 @@ def test_pair_products_are_differentiable_to_any_order(monkeypatch, large_row):
     generator = torch.Generator().manual_seed(4)
     rows = torch.randn(4, 3, dtype=torch.float64, generator=generator, requires_grad=True)
     first, second = [0, 0, 1, 2, 3, 3, 2], [0, 1, 3, 3, 3, 2, 1]
-    pairs = Pairs(torch.tensor(first), torch.tensor(second), runs_of(first, second))
+    pairs = IndexPairs(torch.tensor(first), torch.tensor(second), runs_of(first, second))
     monkeypatch.setattr(monomials, "LARGE_ROW", large_row)
 
     def cubes(values):

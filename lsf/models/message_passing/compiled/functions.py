@@ -1,16 +1,19 @@
-"""What is computed on a block of edges, as functions of tensors: what compilers are given.
+r"""What is computed on a block of edges, as functions of tensors: what compilers are given.
 
-They say what is computed but not how. Arguments (A atoms, W slots each):
+They say what is computed but not how, loops over e, p, m1, m2 and c as in
+:mod:`lsf.models.message_passing.native.sums`, of which these are the formulas with one change: a tangent or
+gradient of the radial weights R goes through the length of the edge, ``dR = R' dr``. Arguments (A atoms, W
+slots each):
 
 =========  ==============================================  ==========================================
 name       shape                                           what it is
 =========  ==============================================  ==========================================
 radial     (A, W, n_paths · n_channels)                    radial weights of all paths
-slopes     (A, W, n_paths · n_channels)                    their derivatives by the length
+slopes     (A, W, n_paths · n_channels)                    R', their derivatives w.r.t. the length
 y          (A, W, (max_ell + 1)²)                          harmonics
 features   (n_atoms, n_components · n_channels)            of all atoms
 senders    (A, W) int64                                    whose features a slot takes
-lengths    (A, W)                                          tangents of the lengths
+dlengths   (A, W)                                          dr, tangents of the lengths
 grad       per group (A, 2 l2 + 1, paths · (2 l1 + 1) · n_channels)
 =========  ==============================================  ==========================================
 
@@ -24,7 +27,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lsf.models.message_passing.native.sums import Group
+from lsf.models.message_passing.native.groups import Group
 
 BlockFunction = Callable[..., tuple[Tensor, ...]]
 
@@ -63,7 +66,8 @@ class BlockFunctions:
         for group, g in zip(self.groups, grad, strict=True):
             r, s = self._of_radial(all_r, group), self._of_radial(all_s, group)
             f, by_sum = self._of_features(h, group), self._by_sum(group, g)
-            u = self._messages(group, y, by_sum)
+            u = self._messages(group, y, by_sum)  # Σ_m2 y g [e, p, m1, c], the gradient of R h
+            # ∂/∂h[e, m1, c] = Σ_p u R;   ∂/∂r[e] = Σ_{p m1 c} u h R';   ∂/∂Y[e, m2] = Σ_{p m1 c} R h g
             by_features.add(group.component, (u * r).sum(2))
             by_lengths.append((u * f * s).sum((2, 3, 4)))
             by_y.add(group.angular.start, ((r * f).unsqueeze(2) * by_sum).sum((3, 4, 5)))
@@ -87,6 +91,7 @@ class BlockFunctions:
         for group in self.groups:
             r, dr = self._of_radial(all_r, group), self._of_radial(all_dr, group)
             f, df = self._of_features(h, group), self._of_features(dh, group)
+            # Σ_e dy (R h) + y (dR h + R dh)
             found.append(self._summed([(dy, r * f), (y, dr * f + r * df)], group))
         return tuple(found)
 
@@ -115,8 +120,10 @@ class BlockFunctions:
             r, dr = self._of_radial(all_r, group), self._of_radial(all_dr, group)
             f, df = self._of_features(h, group), self._of_features(dh, group)
             by_tangents, by_sum = self._by_sum(group, g), self._by_sum(group, dg)
+            # u = Σ_m2 y g, the gradient of dR h + R dh;   w = Σ_m2 dy g + y dg, that of R h
             u = self._messages(group, y, by_tangents)
             w = self._messages(group, dy, by_tangents) + self._messages(group, y, by_sum)
+            # ∂/∂h = Σ_p u dR + w R;   ∂/∂R = Σ_m1 u dh + w h;   ∂/∂R' = dr Σ_m1 u h
             by_features.add(group.component, (u * dr + w * r).sum(2))
             by_radial.append((u * df + w * f).sum(3))
             by_slopes.append((u * f).sum(3) * moved)

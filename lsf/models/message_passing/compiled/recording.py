@@ -1,4 +1,4 @@
-"""Functions of tensors as recorded graphs: derivatives written out, sizes as symbols."""
+"""Tracing of functions of tensors into graphs (``make_fx``): derivatives written out, sizes as symbols."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DECOMPOSED: Final = (
 
 
 class Recorded(NamedTuple):
-    """A graph, and stand-ins of its inputs that carry shapes with symbols."""
+    """A traced graph, and fake tensors of its inputs, whose shapes hold symbols."""
 
     module: GraphModule
     inputs: list[Tensor]

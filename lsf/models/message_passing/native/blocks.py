@@ -1,4 +1,4 @@
-"""Receivers in blocks of nearly equal degree: the layout in which edges are summed block by block.
+"""The neighbour list in blocks of receivers with nearly as many neighbours: the layout of blockwise sums.
 
 A block is a few atoms and, for each, the same number of slots; slot by slot it holds an incoming edge, or
 nothing. Atoms are sorted by degree first, so that slabs, clusters and mixed batches leave few slots empty. A

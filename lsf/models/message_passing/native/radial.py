@@ -1,4 +1,7 @@
-"""The hidden layers of the radial network on some edges, with derivatives written out."""
+"""The hidden layers of the radial network on some edges, with first and second derivatives written out.
+
+The network without bias is that of MACE, Batatia et al., arXiv:2206.07697, eq. (8): R = MLP(basis).
+"""
 
 from __future__ import annotations
 
@@ -25,16 +28,23 @@ def rows_at_once(n_rows: int, weights: Sequence[Tensor]) -> list[slice]:
 class Tangents(NamedTuple):
     """Tangents of the hidden layers; ``last`` is that of the last one."""
 
-    before: list[Tensor]
-    after: list[Tensor]  # inputs of every layer
+    before: list[Tensor]  # dz, layer by layer
+    after: list[Tensor]  # da of the inputs of every layer
     last: Tensor
 
 
 class HiddenLayers:
-    r"""``a_l = silu(a_{l-1} W_l)``; values are kept for the derivatives of the same edges.
+    r"""``z_l = a_{l-1} W_l``, ``a_l = silu(z_l)``; values are kept for the derivatives of the same edges.
 
     All scales stand in the weights. With :math:`s = \sigma(z)` and :math:`a = \mathrm{silu}(z)`, the
-    derivatives of silu are :math:`d = s\,(1 + z (1 - s))` and :math:`(1 - s) (2 d - a)`.
+    derivatives of silu are :math:`d = s\,(1 + z (1 - s))` and :math:`d_z = (1 - s) (2 d - a)`. Of a loss E,
+
+    ==========  =============================================================================================
+    gradient    ``∂E/∂z = d · ∂E/∂a``, ``∂E/∂a_{l-1} = ∂E/∂z Wᵀ``, ``∂E/∂W = a_{l-1}ᵀ ∂E/∂z``
+    tangent     ``dz = da_{l-1} W``, ``da = d · dz``
+    second      of a loss of a and da: ``∂E/∂dz = d · ∂E/∂da``, ``∂E/∂z = d · ∂E/∂a + d_z dz · ∂E/∂da``,
+                ``∂E/∂W = a_{l-1}ᵀ ∂E/∂z + da_{l-1}ᵀ ∂E/∂dz``
+    ==========  =============================================================================================
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
@@ -76,7 +86,7 @@ class HiddenLayers:
         return grad
 
     def tangent(self, basis: Tensor) -> Tangents:
-        """Return the tangents for one of the basis."""
+        """Return the forward-mode tangents for one of the basis."""
         before, after = [], [basis]
         for weight, slope in zip(self.weights, self.slopes(), strict=True):
             before.append(after[-1] @ weight)
@@ -110,10 +120,11 @@ class HiddenLayers:
                 by_tangent = known[-1 - layer]
             assert by_tangent is not None
             weight, slope = self.weights[layer], self.slopes()[layer]
-            minus = torch.sigmoid(self.before[layer]).sub_(1.0)
-            by_before = torch.sub(self.after[layer + 1], slope, alpha=2.0).mul_(minus)
+            minus = torch.sigmoid(self.before[layer]).sub_(1.0)  # s - 1
+            by_before = torch.sub(self.after[layer + 1], slope, alpha=2.0).mul_(minus)  # (1 - s) (2 d - a)
+            # ∂E/∂z = d_z dz · ∂E/∂da + d · ∂E/∂a
             by_before.mul_(tangents.before[layer]).mul_(by_tangent).addcmul_(by_value, slope)
-            by_tangent_before = torch.mul(by_tangent, slope, out=minus)
+            by_tangent_before = torch.mul(by_tangent, slope, out=minus)  # ∂E/∂dz = d · ∂E/∂da
             by_weight[layer].addmm_(self.after[layer].T, by_before)
             by_weight[layer].addmm_(tangents.after[layer].T, by_tangent_before)
             if layer or basis:
