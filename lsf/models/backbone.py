@@ -230,7 +230,7 @@ class Backbone(nn.Module):
         are the same for all atoms of an element, the first layer sums its neighbours by element; without
         them it does not. ``recorded`` is what takes their place in a graph.
         """
-        executor = self.interactions[0].kernel
+        executor = self.interactions[0].executor
         by_element = None
         if recorded is not None:
             neighborhood = Neighborhood.traced(edges, neighbor_slots, recorded.tables)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lsf.models.convolution import ConvolutionPaths, RadialWeights
 from lsf.models.irreps import Irreps
 from lsf.models.linear import EquivariantLinear
-from lsf.models.message_passing.executors import Executor, kernel_class
+from lsf.models.message_passing.executors import Executor, executor_class
 from lsf.models.message_passing.native.by_element import basis_by_element
 from lsf.models.message_passing.native.executor import NativeExecutor
 from lsf.models.message_passing.neighborhood import ElementFeatures, Neighborhood
@@ -52,19 +52,19 @@ class Interaction(nn.Module):
             self.linear_down.append(nn.Parameter(torch.randn(n_paths * n_channels, n_channels)))
         # what traced graphs compute with
         self.native = NativeExecutor(self.convolution)
-        self.kernel: Executor = self.native
+        self.executor: Executor = self.native
         self.use_kernels(kernels)
 
     def use_kernels(self, kernels: str) -> None:
         """Compute with other kernels from now on; the weights stay."""
         self.kernels = kernels
-        again = self.kernel.recompute
-        self.kernel = kernel_class(kernels)(self.convolution).to(self.native.columns.device)
+        again = self.executor.recompute
+        self.executor = executor_class(kernels)(self.convolution).to(self.native.columns.device)
         self.recompute(again)
 
     def recompute(self, again: bool) -> None:
         """Let backward passes compute intermediates of edges again, for executors that can."""
-        self.kernel.recompute = again
+        self.executor.recompute = again
 
     def forward(
         self, features: Tensor, neighborhood: Neighborhood, by_element: ElementFeatures | None = None
@@ -75,11 +75,11 @@ class Interaction(nn.Module):
         depend on the element alone.
         """
         only_scalars = self.convolution.inputs.degrees == (0,)
-        executor = self.kernel if neighborhood.tables is None else self.native
+        executor = self.executor if neighborhood.tables is None else self.native
         radial, mixing = RadialWeights(self.radial, self.radial_out, self.radial_scale), self._mixing()
         if only_scalars and by_element is not None and executor.sums_by_element:
             lifted = by_element._replace(features=self.linear_up(by_element.features))
-            return basis_by_element(lifted, neighborhood, radial, mixing, keep=not self.kernel.recompute)
+            return basis_by_element(lifted, neighborhood, radial, mixing, keep=not self.executor.recompute)
         messages = executor(self.linear_up(features), neighborhood, radial)
         blocks = [
             torch.cat(summed, dim=2) @ weight

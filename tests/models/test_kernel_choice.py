@@ -18,7 +18,7 @@ from lsf.models.convolution import ConvolutionPaths
 from lsf.models.derivatives import evaluate
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
-from lsf.models.message_passing.executors import KernelsError, kernel_class, require_kernels
+from lsf.models.message_passing.executors import KernelsError, executor_class, require_kernels
 from lsf.models.message_passing.vendors import cuequivariance
 from lsf.recipe.rules import resolve
 from tests.formats.test_torchscript import batch, model_file
@@ -43,11 +43,11 @@ def problem_of(name: str) -> str:
 def test_an_unknown_name_gets_the_nearest_one():
     assert re.search(r"model.kernels: found \"nativ\".*\n? *did you mean 'native'", problem_of("nativ"))
     with pytest.raises(CatalogError, match="no 'nativ' among its kernels; did you mean 'native'"):
-        kernel_class("nativ")
+        executor_class("nativ")
 
 
 def test_auto_is_native():
-    assert kernel_class("auto") is kernel_class("native")
+    assert executor_class("auto") is executor_class("native")
 
 
 def test_kernels_that_are_gone_are_an_error_that_names_the_others():
@@ -80,7 +80,7 @@ def test_other_kernels_keep_recompute():
     backbone = backbone_with("native")
     backbone.recompute(True)
     backbone.use_kernels("auto")
-    assert all(interaction.kernel.recompute for interaction in backbone.interactions)
+    assert all(interaction.executor.recompute for interaction in backbone.interactions)
 
 
 def test_a_file_is_read_with_the_kernels_one_asks_for(tmp_path):

@@ -71,7 +71,7 @@ class Executor(nn.Module, ABC):
         ]
 
 
-def kernel_class(name: str) -> type[Executor]:
+def executor_class(name: str) -> type[Executor]:
     """Return the executor of a name; CatalogError with the nearest name when there are none."""
     found: type[Executor] = catalog().entry("kernels", name).target()
     return found
@@ -79,7 +79,7 @@ def kernel_class(name: str) -> type[Executor]:
 
 def require_kernels(name: str, device: torch.device) -> None:
     """Raise :class:`KernelsError` unless the kernels of a name can run on a device."""
-    problem = kernel_class(name).missing(device)
+    problem = executor_class(name).missing(device)
     if problem is None:
         return
     raise KernelsError(
@@ -90,7 +90,7 @@ def require_kernels(name: str, device: torch.device) -> None:
 
 def runnable(device: torch.device) -> list[str]:
     """Return the names of all kernels that can run on a device."""
-    return [name for name in catalog().names("kernels") if kernel_class(name).missing(device) is None]
+    return [name for name in catalog().names("kernels") if executor_class(name).missing(device) is None]
 
 
 def kernels_for_any_device(name: str) -> str:

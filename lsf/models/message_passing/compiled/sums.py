@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lsf.models.message_passing.native.autograd import MaybeTensors, NeighborSum, Postponed, Wanted
 from lsf.models.message_passing.native.blocks import Block, EdgeBlocks
-from lsf.models.message_passing.native.blockwise import Inputs
+from lsf.models.message_passing.native.blockwise import Inputs, Point
 from lsf.models.message_passing.native.sums import ElementSum
 
 
@@ -182,7 +182,7 @@ class CompiledElementSum(CompiledSum):
         rows, moved = self._rows(inputs, 2), given._replace(harmonics=tangents.harmonics)
         out = [inputs.values.new_empty(shape) for shape in native.shapes(given)]
         for block in self.blocks.blocks:
-            native.tangents_block(block, self._both(rows, of_slot, block), given, moved, out)
+            native.tangents_block(block, *self._points(block, rows, of_slot, given, moved), out)
         return out
 
     def by_weights(
@@ -194,8 +194,8 @@ class CompiledElementSum(CompiledSum):
         into = given._replace(harmonics=inputs.harmonics.new_empty(0))
         found = torch.zeros_like(rows[0]), torch.zeros_like(rows[1])
         for block in self.blocks.blocks:
-            both = self._both(rows, of_slot, block)
-            by_value, by_tangent = native.second_block(block, both, given, moved, grads, into, True)
+            points = self._points(block, rows, of_slot, given, moved)
+            by_value, by_tangent = native.second_block(block, *points, grads, into, True)
             assert by_tangent is not None
             by_tangent.mul_(of_slot[block.slots].unsqueeze(1))
             for total, part in zip(found, (by_value, by_tangent), strict=True):
@@ -217,10 +217,12 @@ class CompiledElementSum(CompiledSum):
     def _in_slots(self, values: Tensor, block: Block) -> Tensor:
         return values.index_select(0, self.blocks.tables.row_of_slot[block.slots])
 
-    def _both(self, rows: list[Tensor], of_slot: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-        """Return values and tangents of the last hidden layer."""
+    def _points(
+        self, block: Block, rows: list[Tensor], of_slot: Tensor, given: Inputs, moved: Inputs
+    ) -> tuple[Point, Point]:
+        """Return values and tangents; that of the last hidden layer is its derivative times ``dr``."""
         values, slopes = (self._in_slots(part, block) for part in rows)
-        return values, slopes.mul_(of_slot[block.slots].unsqueeze(1))
+        return Point(values, given), Point(slopes.mul_(of_slot[block.slots].unsqueeze(1)), moved)
 
 
 def _as_native(inputs: CompiledInputs) -> Inputs:

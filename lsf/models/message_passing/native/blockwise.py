@@ -29,6 +29,17 @@ class Inputs(NamedTuple):
     last: Tensor  # (width, n_paths · n_channels)
 
 
+class Point(NamedTuple):
+    """Where a sum of one block is differentiated, or the tangents along which it is."""
+
+    hidden: Tensor  # (n_slots of the block, width) last hidden layer
+    inputs: Inputs  # of all blocks
+
+
+Grads = tuple[Sequence[Tensor], Sequence[Tensor]]
+"""Gradients of the tangents of the sums, and of the sums."""
+
+
 class _Kept(NamedTuple):
     """What :meth:`BlockwiseSum.second` need not compute again, None where nothing is kept."""
 
@@ -108,8 +119,8 @@ class BlockwiseSum(NeighborSum):
         tangent, layers = rows.tangent(basis)
         out = [torch.empty_like(part) for part in grad]
         for block in self.blocks.blocks:
-            both = self.in_slots(rows.last, block), self.in_slots(tangent, block)
-            self.tangents_block(block, both, values, tangents, out)
+            at = Point(self.in_slots(rows.last, block), values)
+            self.tangents_block(block, at, Point(self.in_slots(tangent, block), tangents), out)
         of_layers = (tangent, layers) if self.keep else None
         return out, Postponed(grad, tangents, _Kept(kept, of_layers))
 
@@ -126,8 +137,9 @@ class BlockwiseSum(NeighborSum):
         by_tangent = torch.zeros_like(tangent) if kept.by_layers is None else None
         grads = postponed.grad, grad
         for block in self.blocks.blocks:
-            both = self.in_slots(rows.last, block), self.in_slots(tangent, block)
-            found = self.second_block(block, both, values, tangents, grads, into, by_tangent is not None)
+            at = Point(self.in_slots(rows.last, block), values)
+            along = Point(self.in_slots(tangent, block), tangents)
+            found = self.second_block(block, at, along, grads, into, by_tangent is not None)
             for part, total in zip(found, (by_value, by_tangent), strict=True):
                 if part is not None and total is not None:
                     self.add_in_rows(part, block, total)
@@ -160,30 +172,16 @@ class BlockwiseSum(NeighborSum):
         """Write the gradients of a block, add to that of ``features``, and return that of ``hidden``."""
 
     @abstractmethod
-    def tangents_block(
-        self,
-        block: Block,
-        hidden: tuple[Tensor, Tensor],
-        inputs: Inputs,
-        tangents: Inputs,
-        out: Sequence[Tensor],
-    ) -> None:
-        """Write the tangents of the sums; ``hidden`` holds values and tangents of the last layer."""
+    def tangents_block(self, block: Block, at: Point, along: Point, out: Sequence[Tensor]) -> None:
+        """Write the forward-mode tangents of the sums."""
 
     @abstractmethod
     def second_block(
-        self,
-        block: Block,
-        hidden: tuple[Tensor, Tensor],
-        inputs: Inputs,
-        tangents: Inputs,
-        grads: tuple[Sequence[Tensor], Sequence[Tensor]],
-        into: Inputs,
-        tangents_too: bool,
+        self, block: Block, at: Point, along: Point, grads: Grads, into: Inputs, tangents_too: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Write the gradients of ``<grads[0], tangents of the sums> + <grads[1], sums>`` to ``into``.
 
-        Those of the values of ``hidden`` are returned, and those of its tangents with ``tangents_too``.
+        Those of ``at.hidden`` are returned, and those of ``along.hidden`` with ``tangents_too``.
         """
 
     @abstractmethod

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lsf.machine.caches import Scratch
 from lsf.models.message_passing.native.blocks import Block, EdgeBlocks
-from lsf.models.message_passing.native.blockwise import BlockwiseSum, Inputs
+from lsf.models.message_passing.native.blockwise import BlockwiseSum, Grads, Inputs, Point
 from lsf.models.message_passing.native.groups import Group, uncoupled_sums
 
 
@@ -89,51 +89,37 @@ class MessageSum(BlockwiseSum):
             into.last.addmm_(hidden.T, by_radial)  # ∂/∂W = Hᵀ ∂/∂R
         return by_radial @ inputs.last.T  # ∂/∂H = ∂/∂R Wᵀ
 
-    def tangents_block(
-        self,
-        block: Block,
-        hidden: tuple[Tensor, Tensor],
-        inputs: Inputs,
-        tangents: Inputs,
-        out: Sequence[Tensor],
-    ) -> None:
+    def tangents_block(self, block: Block, at: Point, along: Point, out: Sequence[Tensor]) -> None:
         """Write the forward-mode tangents of a block, ``dB = Σ_e dY (R h) + Y (dR h + R dh)``."""
-        scratch = self._scratch(hidden[0])
-        radial = self._weights(block, hidden[0], inputs.last)
-        radial_tangent = self._tangent_weights(block, hidden[1], inputs, tangents, True)
-        features = self._gather("features", inputs.features, block)
-        features_tangent = self._gather("features_tangent", tangents.features, block)
+        scratch = self._scratch(at.hidden)
+        radial = self._weights(block, at.hidden, at.inputs.last)
+        radial_tangent = self._tangent_weights(block, along.hidden, at.inputs, along.inputs, True)
+        features = self._gather("features", at.inputs.features, block)
+        features_tangent = self._gather("features_tangent", along.inputs.features, block)
         for group, result in zip(self.groups, out, strict=True):
             r, dr = self._view(radial, group), self._view(radial_tangent, group)
             h, dh = self._of(features, group), self._of(features_tangent, group)
-            y, dy = self._angular(inputs, block, group), self._angular(tangents, block, group)
+            y, dy = self._angular(at.inputs, block, group), self._angular(along.inputs, block, group)
             message = torch.mul(r, h, out=self._message(scratch, group, radial))
             torch.bmm(dy.mT, self._rows(message, block), out=result[block.atoms])
             message = torch.mul(dr, h, out=message).addcmul_(r, dh)
             result[block.atoms].baddbmm_(y.mT, self._rows(message, block))
 
     def second_block(
-        self,
-        block: Block,
-        hidden: tuple[Tensor, Tensor],
-        inputs: Inputs,
-        tangents: Inputs,
-        grads: tuple[Sequence[Tensor], Sequence[Tensor]],
-        into: Inputs,
-        tangents_too: bool,
+        self, block: Block, at: Point, along: Point, grads: Grads, into: Inputs, tangents_too: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Write the gradients of ``<g, dB> + <dg, B>`` of a block, with dB as in :meth:`tangents_block`."""
-        scratch = self._scratch(hidden[0])
-        radial = self._weights(block, hidden[0], inputs.last)
-        radial_tangent = self._tangent_weights(block, hidden[1], inputs, tangents, False)
-        features = self._gather("features", inputs.features, block)
-        features_tangent = self._gather("features_tangent", tangents.features, block)
+        scratch = self._scratch(at.hidden)
+        radial = self._weights(block, at.hidden, at.inputs.last)
+        radial_tangent = self._tangent_weights(block, along.hidden, at.inputs, along.inputs, False)
+        features = self._gather("features", at.inputs.features, block)
+        features_tangent = self._gather("features_tangent", along.inputs.features, block)
         by_radial, by_tangent = (scratch(name, *radial.shape) for name in ("by_radial", "by_tangent"))
         by_features, begun = self._by_features(scratch, features), set[int]()
         for group, first, given in zip(self.groups, *grads, strict=True):
             r, dr = self._view(radial, group), self._view(radial_tangent, group)
             h, dh = self._of(features, group), self._of(features_tangent, group)
-            y, dy = self._angular(inputs, block, group), self._angular(tangents, block, group)
+            y, dy = self._angular(at.inputs, block, group), self._angular(along.inputs, block, group)
             g, dg = first[block.atoms], given[block.atoms]
             u = self._message(scratch, group, radial)
             if into.harmonics.numel():
@@ -154,8 +140,8 @@ class MessageSum(BlockwiseSum):
             begun.add(group.l1)
         self._scatter(by_features, into.features, block)
         # ∂/∂W = Hᵀ ∂/∂R + dHᵀ ∂/∂dR;   ∂/∂H = ∂/∂R Wᵀ;   ∂/∂dH = ∂/∂dR Wᵀ
-        into.last.addmm_(hidden[0].T, by_radial).addmm_(hidden[1].T, by_tangent)
-        return by_radial @ inputs.last.T, by_tangent @ inputs.last.T if tangents_too else None
+        into.last.addmm_(at.hidden.T, by_radial).addmm_(along.hidden.T, by_tangent)
+        return by_radial @ at.inputs.last.T, by_tangent @ at.inputs.last.T if tangents_too else None
 
     def sums_of_hidden(self, inputs: Inputs, hidden: Tensor) -> list[Tensor]:
         """Return the sums by differentiable operations."""
@@ -262,33 +248,19 @@ class ElementSum(BlockwiseSum):
         # ∂/∂H[e, a] = Σ_{z lm} y g
         return torch.bmm(self._by_element(inputs.harmonics, block), g).flatten(0, 1)
 
-    def tangents_block(
-        self,
-        block: Block,
-        hidden: tuple[Tensor, Tensor],
-        inputs: Inputs,
-        tangents: Inputs,
-        out: Sequence[Tensor],
-    ) -> None:
+    def tangents_block(self, block: Block, at: Point, along: Point, out: Sequence[Tensor]) -> None:
         """Write the forward-mode tangents of a block, ``dD = Σ_e y dH + dy H``."""
-        y, dy = self._by_element(inputs.harmonics, block), self._by_element(tangents.harmonics, block)
-        torch.bmm(y.mT, self._rows(hidden[1], block), out=out[0][block.atoms])
-        out[0][block.atoms].baddbmm_(dy.mT, self._rows(hidden[0], block))
+        y, dy = self._by_element(at.inputs.harmonics, block), self._by_element(along.inputs.harmonics, block)
+        torch.bmm(y.mT, self._rows(along.hidden, block), out=out[0][block.atoms])
+        out[0][block.atoms].baddbmm_(dy.mT, self._rows(at.hidden, block))
 
     def second_block(
-        self,
-        block: Block,
-        hidden: tuple[Tensor, Tensor],
-        inputs: Inputs,
-        tangents: Inputs,
-        grads: tuple[Sequence[Tensor], Sequence[Tensor]],
-        into: Inputs,
-        tangents_too: bool,
+        self, block: Block, at: Point, along: Point, grads: Grads, into: Inputs, tangents_too: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Write the gradients of ``<g, dD> + <dg, D>`` of a block."""
         g, dg = grads[0][0][block.atoms], grads[1][0][block.atoms]
-        y, dy = self._by_element(inputs.harmonics, block), self._by_element(tangents.harmonics, block)
-        self._write(into, block, [(hidden[1], g), (hidden[0], dg)])  # ∂/∂y = Σ_a dH g + H dg
+        y, dy = self._by_element(at.inputs.harmonics, block), self._by_element(along.inputs.harmonics, block)
+        self._write(into, block, [(along.hidden, g), (at.hidden, dg)])  # ∂/∂y = Σ_a dH g + H dg
         # ∂/∂H[e, a] = Σ_{z lm} dy g + y dg;   ∂/∂dH = Σ_{z lm} y g
         by_value = torch.bmm(dy, g).baddbmm_(y, dg)
         return by_value.flatten(0, 1), torch.bmm(y, g).flatten(0, 1) if tangents_too else None
