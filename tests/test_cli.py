@@ -56,11 +56,13 @@ def python(code: str, folder: Path) -> str:
 @pytest.mark.parametrize(
     "code",
     [
+        "import lsf",
         "import lsf, lsf.cli",
         "import lsf.cli; lsf.cli.main(['list'])",
         "import lsf.cli; lsf.cli.main(['list', 'models'])",
         "import lsf.cli; lsf.cli.main(['describe', 'models', 'LocalSplitCharges'])",
         "import lsf.cli\ntry: lsf.cli.main(['--version'])\nexcept SystemExit: pass",
+        "import lsf.cli\ntry: lsf.cli.main(['--help'])\nexcept SystemExit: pass",
     ],
 )
 def test_light_commands_leave_torch_alone(code, tmp_path):

@@ -22,7 +22,7 @@ from lsf.data.lazy import LazyGraphs
 from lsf.data.loader import DataSplits, load_data
 from lsf.data.statistics import count_table
 from lsf.errors import LsfError
-from lsf.formats.model_file.file import save_model
+from lsf.formats.model_file.file import load_model, save_model
 from lsf.formats.model_file.start import read_start
 from lsf.formats.write import exporter, write_formats
 from lsf.machine.device import pick_device
@@ -227,7 +227,7 @@ def _claim(folder: Path, recipe: Recipe, fresh: bool) -> None:
 
 def _prepare(recipe: Recipe, splits: DataSplits, log: logging.Logger) -> LocalSourceModel:
     check_labels(recipe, splits.train)
-    model = start_from_file(build_model(recipe, splits.facts), recipe, splits.facts, log)
+    model = start_from_file(build_model(recipe, splits.facts), recipe, splits.facts, log, load_model)
     for graphs in (splits.train, splits.valid, *splits.tests.values()):
         check_charge_range(
             recipe.model.options, graphs.extremes() if isinstance(graphs, LazyGraphs) else graphs

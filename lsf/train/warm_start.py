@@ -1,14 +1,16 @@
 """The weights an untrained model takes over from the model file its recipe starts from.
 
-See :mod:`lsf.recipe.from_model_file` for the settings.
+See :mod:`lsf.recipe.from_model_file` for the settings. What reads model files is handed in: training knows
+nothing of file formats.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, Protocol
 
 import torch
 from ase.data import chemical_symbols
@@ -16,7 +18,6 @@ from torch import Tensor
 
 from lsf.data.statistics import DataFacts
 from lsf.errors import LsfError
-from lsf.formats.model_file.file import load_model
 from lsf.models.local_source import LocalSourceModel
 from lsf.models.options import BackboneOptions
 from lsf.recipe.schema import Recipe
@@ -34,19 +35,40 @@ FROM_DATA: Final = ("species", "atomic_energies")
 """Entries that follow from the recipe's data."""
 
 
+class StoredModel(Protocol):
+    """What is read of a model file: its model, the facts of the data it was trained on, and where it is."""
+
+    @property
+    def model(self) -> LocalSourceModel:
+        """The trained model."""
+
+    @property
+    def facts(self) -> DataFacts:
+        """Species and statistics of its training data."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+
+ReadModel = Callable[[str], StoredModel]
+"""Reads a model file; raises :class:`lsf.errors.ModelFileError` when there is none."""
+
+
 def start_from_file(
-    model: LocalSourceModel, recipe: Recipe, facts: DataFacts, log: logging.Logger
+    model: LocalSourceModel, recipe: Recipe, facts: DataFacts, log: logging.Logger, read_model: ReadModel
 ) -> LocalSourceModel:
     """Give an untrained model the backbone and short-range readout of the file its recipe names.
 
-    The source head comes along where it is the same one; otherwise it stays untrained, and what it adds to
-    the initial features is switched off until it is trained. Raises :class:`lsf.errors.LsfError` naming the
-    elements that the file's model does not know.
+    ``read_model`` reads that file (:func:`lsf.formats.model_file.file.load_model`). The source head comes
+    along where it is the same one; otherwise it stays untrained, and what it adds to the initial features is
+    switched off until it is trained. Raises :class:`lsf.errors.LsfError` naming the elements that the file's
+    model does not know.
     """
     options = recipe.model.options
     if not isinstance(options, BackboneOptions) or options.start_from is None:
         return model
-    loaded = load_model(options.start_from)
+    loaded = read_model(options.start_from)
     known = loaded.facts.species
     missing = [chemical_symbols[number] for number in facts.species if number not in known]
     if missing:

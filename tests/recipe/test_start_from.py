@@ -101,7 +101,7 @@ def started(path: Path):
     """Return the model of a recipe before training, and a batch of its data."""
     recipe = resolve(path)
     splits = load_data(recipe, LOG)
-    model = start_from_file(build_model(recipe, splits.facts), recipe, splits.facts, LOG)
+    model = start_from_file(build_model(recipe, splits.facts), recipe, splits.facts, LOG, load_model)
     return model, collate(list(splits.train)), recipe
 
 
@@ -197,7 +197,7 @@ def test_elements_the_file_does_not_know_are_named(folder):
     recipe = resolve(folder / "salt.toml")
     splits = load_data(recipe, LOG)
     with pytest.raises(LsfError, match=r"does not know Na; it knows H, C, O"):
-        start_from_file(build_model(recipe, splits.facts), recipe, splits.facts, LOG)
+        start_from_file(build_model(recipe, splits.facts), recipe, splits.facts, LOG, load_model)
 
 
 def test_a_missing_file_and_a_file_of_something_else_are_refused(folder):
