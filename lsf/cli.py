@@ -1,29 +1,27 @@
 """The command line: ``lsf`` and ``python -m lsf``. Thin: every command calls one function.
 
-Heavy imports stand inside the commands, so that ``lsf --version`` and ``lsf list`` answer at once.
-Exit status: 0 done, 1 the machine failed (full disk, no memory), 2 the input is wrong, 130 interrupted.
+Heavy imports stand inside the commands, so that ``lsf --version`` and ``lsf list`` answer at once. Errors and
+exit status: :mod:`lsf.commands.terminal`.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lsf
+from lsf.commands.terminal import exit_status, terminal
 from lsf.errors import LsfError, did_you_mean
-from lsf.machine.files import MachineError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 Command = Callable[[argparse.Namespace, "Console"], None]
 
-PLAIN_WIDTH = 1000
-"""Columns of output that goes to a file or pipe: lines are never broken there."""
+ANY_WORD = "\0"
+"""A character no argument can begin with: a parser with this as its prefix hands on all words as they are."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,30 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = build_parser().parse_args(arguments)
     command: Command = chosen.command
     return exit_status(lambda: command(chosen, terminal()))
-
-
-def exit_status(action: Callable[[], None]) -> int:
-    """Do something and return the exit status; errors are one message on stderr, no traceback."""
-    try:
-        action()
-        sys.stdout.flush()
-    except LsfError as error:
-        return _fail(f"error: {error}", 1 if isinstance(error, MachineError) else 2)
-    except KeyboardInterrupt as interrupt:
-        return _fail(f"interrupted: {interrupt}" if str(interrupt) else "interrupted", 130)
-    except BrokenPipeError:
-        # the reader of our output (head, less) has gone, and so has that of what Python flushes on exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        reason = error.strerror or str(error)
-        return _fail(f"error: {error.filename}: {reason}" if error.filename else f"error: {reason}", 1)
-    except (MemoryError, RuntimeError) as error:
-        # torch's error, recognised by name so that torch is not imported for it
-        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
-            raise
-        return _fail("error: out of memory; smaller batches need less: training.batch_size, --batch-size", 1)
-    return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -88,6 +62,14 @@ def build_parser() -> argparse.ArgumentParser:
 
     show = _add(commands, "show", show_command, "show what a model file holds")
     show.add_argument("model", type=Path, metavar="MODEL", help="model file (.safetensors)")
+
+    _add_shards(_add(commands, "shards", shards_command, "write the data of a recipe as folders of shards"))
+
+    _add_import_mace(
+        _add(commands, "import-mace", import_mace_command, "make a model file of a mace-torch model")
+    )
+
+    _add_scripts(commands)
     return parser
 
 
@@ -179,6 +161,41 @@ def _add_potential(parser: argparse.ArgumentParser) -> None:
         help="write potential.cube and density.cube",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number>")
+
+
+def _add_shards(parser: argparse.ArgumentParser) -> None:
+    _add_recipe(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one folder per split")
+    parser.add_argument(
+        "--frames-per-shard", type=_positive_integer, default=1000, metavar="N", help="default: 1000"
+    )
+
+
+def _add_import_mace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "weights", type=Path, metavar="WEIGHTS", help="file written by tools/export_mace_weights.py"
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="model file to write (.safetensors)")
+    parser.add_argument("--head", metavar="NAME", help="which head of a model with several")
+    parser.add_argument(
+        "--dtype", choices=("float64", "float32"), default="float64", help="of the weights written"
+    )
+
+
+def _add_scripts(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the scripts of mace-scf, which read their flags themselves."""
+    text = "the scripts of mace-scf with their flags: train, eval, plot-losses, preprocess"
+    parser = commands.add_parser("compat", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    scripts = parser.add_subparsers(required=True, metavar="SCRIPT")
+    for name, command, what in (
+        ("train", old_train_command, "run_train.py: translate the command line to a recipe and train"),
+        ("eval", old_eval_command, "eval_local_charges.py: label the frames of a file"),
+        ("plot-losses", old_plot_command, "plot_batch_losses.py: plot the terms of the loss"),
+        ("preprocess", old_preprocess_command, "preprocess_data.py: write frames as shards"),
+    ):
+        script = scripts.add_parser(name, help=what, prefix_chars=ANY_WORD, add_help=False)
+        script.add_argument("arguments", nargs="*")
+        script.set_defaults(command=command)
 
 
 def _positive_integer(text: str) -> int:
@@ -273,6 +290,49 @@ def show_command(chosen: argparse.Namespace, console: Console) -> None:
     print_model(chosen.model, console)
 
 
+def shards_command(chosen: argparse.Namespace, console: Console) -> None:
+    """Write the data of a recipe as shards."""
+    recipe = find_recipe(chosen.recipe, console)
+    from lsf.commands.shards import write_recipe_data
+
+    write_recipe_data(recipe, chosen.overrides, chosen.out, chosen.frames_per_shard, console)
+
+
+def import_mace_command(chosen: argparse.Namespace, console: Console) -> None:
+    """Make a model file of the weights of a mace-torch model."""
+    from lsf.compat.import_mace import import_file
+
+    import_file(chosen.weights, chosen.out, chosen.head, chosen.dtype, console)
+
+
+def old_train_command(chosen: argparse.Namespace, console: Console) -> None:
+    """Train with the command line of mace-scf."""
+    from lsf.compat.run_train import run
+
+    run(chosen.arguments, console)
+
+
+def old_eval_command(chosen: argparse.Namespace, console: Console) -> None:
+    """Label frames with the command line of mace-scf."""
+    from lsf.compat.eval_local_charges import run
+
+    run(chosen.arguments, console)
+
+
+def old_plot_command(chosen: argparse.Namespace, console: Console) -> None:
+    """Plot losses with the command line of mace-scf."""
+    from lsf.compat.batch_losses import run
+
+    run(chosen.arguments, console)
+
+
+def old_preprocess_command(chosen: argparse.Namespace, console: Console) -> None:
+    """Write shards with the command line of mace-scf."""
+    from lsf.compat.preprocess import run
+
+    run(chosen.arguments, console)
+
+
 # ---------------------------------------------------------------------------------------------------
 # arguments
 
@@ -305,15 +365,3 @@ def key_mapping(pairs: Sequence[str], properties: Sequence[str], flag: str) -> d
             raise LsfError(f"{flag} {pair!r}: no such property; {did_you_mean(name, properties)}")
         mapping[name] = key
     return mapping or None
-
-
-def terminal() -> Console:
-    """Return the console on stdout; what does not go to a terminal is never broken into lines."""
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
-
-
-def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"{message}\n")
-    return status

@@ -261,6 +261,60 @@ def test_show_a_file_that_is_not_there(capsys, tmp_path):
     assert capsys.readouterr().err == f"error: {tmp_path / 'm.safetensors'}: there is no such model file\n"
 
 
+# ------------------------------------------------------------------------------ shards, mace-torch, mace-scf
+
+
+def test_shards_passes_its_arguments_on(fake, recipe, capsys):
+    calls = fake("lsf.commands.shards", "write_recipe_data")
+    assert cli.main(["shards", str(recipe), "--out", "o"]) == 0
+    assert calls[0][:4] == (recipe, [], Path("o"), 1000)
+    line = ["shards", str(recipe), "--out", "o", "--frames-per-shard", "20", "--set", "a=1", "b=2"]
+    assert cli.main(line) == 0
+    assert calls[1][:4] == (recipe, ["a=1", "b=2"], Path("o"), 20)
+    with pytest.raises(SystemExit):
+        cli.main(["shards", str(recipe), "--out", "o", "--frames-per-shard", "0"])
+    assert "'0' is not a whole number above 0" in capsys.readouterr().err
+
+
+def test_import_mace_passes_its_arguments_on(fake):
+    calls = fake("lsf.compat.import_mace", "import_file")
+    assert cli.main(["import-mace", "w.safetensors", "m.safetensors"]) == 0
+    assert calls[0][:4] == (Path("w.safetensors"), Path("m.safetensors"), None, "float64")
+    assert cli.main(["import-mace", "w", "m", "--head", "dft", "--dtype", "float32"]) == 0
+    assert calls[1][:4] == (Path("w"), Path("m"), "dft", "float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("train", "run_train"),
+        ("eval", "eval_local_charges"),
+        ("plot-losses", "batch_losses"),
+        ("preprocess", "preprocess"),
+    ],
+)
+def test_the_scripts_of_mace_scf_get_their_words_as_they_are(fake, name, module):
+    calls = fake(f"lsf.compat.{module}", "run")
+    words = ["--name", "a", "b", "--version", "--set", "x=1", "-h", "--r_max=3", "", "-1.5"]
+    assert cli.main(["compat", name, *words]) == 0
+    assert cli.main(["compat", name]) == 0
+    assert [call[0] for call in calls] == [words, []]
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    shown = capsys.readouterr().out
+    for name in ("run", "check", "list", "describe", "eval", "potential", "export", "show", "shards",
+                 "import-mace", "compat"):  # fmt: skip
+        assert f"\n    {name} " in shown or f"\n    {name}\n" in shown, name
+    with pytest.raises(SystemExit):
+        cli.main(["compat", "--help"])
+    shown = capsys.readouterr().out
+    for name in ("train", "eval", "plot-losses", "preprocess"):
+        assert f"\n    {name} " in shown or f"\n    {name}\n" in shown, name
+
+
 # ------------------------------------------------------------------------------ how commands end
 
 PROBLEM = Problem("r.toml:3", "seed", "true", "an integer")

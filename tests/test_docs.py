@@ -49,7 +49,8 @@ def commands() -> list[tuple[str, str]]:
     """Return (page, command line) of every call of lsf in blocks of shell lines and in running text."""
     found = []
     for page in PAGES:
-        lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+        joined = (re.sub(r"\\\n\s*", "", block) for block in blocks(page, "sh"))
+        lines = [line for block in joined for line in block.splitlines()]
         lines += re.findall(r"`((?:python -m )?lsf(?: [^`]*)?)`", prose(page))
         for line in lines:
             call = re.match(r"(?:\S*/)?(?:python -m )?lsf(?=\s|$)(.*)", line.strip())

@@ -4,7 +4,7 @@
 
 Runs in the environment mace-torch is installed in, and needs nothing but torch, safetensors and whatever
 the model was made with: lsf is not imported. A model file of mace-torch is a pickle, and unpickling runs
-code, so use it on files you trust. The other half is ``tools/import_mace.py``, which runs where lsf is
+code, so use it on files you trust. The other half is ``lsf import-mace``, which runs where lsf is
 installed; docs/foundation_models.md has both.
 """
 
@@ -145,7 +145,7 @@ def main():
     torch.serialization.add_safe_globals([slice])
     model = torch.load(arguments.model, map_location="cpu", weights_only=False)
     export(model, arguments.weights)
-    sys.stdout.write(f"wrote {arguments.weights}; now: python tools/import_mace.py WEIGHTS OUT.safetensors\n")
+    sys.stdout.write(f"wrote {arguments.weights}; now: lsf import-mace WEIGHTS OUT.safetensors\n")
 
 
 if __name__ == "__main__":

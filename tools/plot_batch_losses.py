@@ -1,11 +1,11 @@
 """Plot the terms of the loss over a training: ``python tools/plot_batch_losses.py LOG``.
 
-See docs/migration.md.
+The same as ``lsf compat plot-losses``; see docs/migration.md.
 """
 
 import sys
 
-from lsf.compat.batch_losses import main
+from lsf.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(["compat", "plot-losses", *sys.argv[1:]]))

@@ -1,11 +1,11 @@
 """Train with the command line of the older trainer: ``python tools/run_train.py --name … --config …``.
 
-See docs/migration.md; ``--print-recipe`` shows the recipe to go on with.
+The same as ``lsf compat train``; see docs/migration.md.
 """
 
 import sys
 
-from lsf.compat.run_train import main
+from lsf.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(["compat", "train", *sys.argv[1:]]))

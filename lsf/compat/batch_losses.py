@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
+from rich.console import Console
 
-from lsf.cli import exit_status
+from lsf.commands.terminal import print_line
 from lsf.errors import LsfError
 
 DECAY: Final = 0.9
@@ -31,9 +31,9 @@ class LossPoint:
     terms: dict[str, float]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the script and return its exit status."""
-    parser = argparse.ArgumentParser(prog="plot_batch_losses.py", description=__doc__, allow_abbrev=False)
+def run(arguments: Sequence[str], console: Console) -> None:
+    """Plot as the flags of the older script say."""
+    parser = argparse.ArgumentParser(prog="lsf compat plot-losses", description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "log_path",
         type=Path,
@@ -44,10 +44,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--max_epoch", type=int, help="last epoch shown")
     parser.add_argument("--name", type=Path, help="picture to write (default: <name of the fit>.png)")
     chosen = parser.parse_args(arguments)
-    return exit_status(lambda: _plot_file(chosen))
+    picture = _plot_file(chosen)
+    print_line(console, str(picture))
 
 
-def _plot_file(chosen: argparse.Namespace) -> None:
+def _plot_file(chosen: argparse.Namespace) -> Path:
+    """Draw the picture and return its file."""
     path = chosen.log_path / "metrics.jsonl" if chosen.log_path.is_dir() else chosen.log_path
     low, high = chosen.min_epoch, chosen.max_epoch
     points = [
@@ -62,7 +64,7 @@ def _plot_file(chosen: argparse.Namespace) -> None:
         )
     picture = chosen.name or Path(f"{fit_name(path)}.png")
     plot_losses(points, picture, f"{fit_name(path)}: terms of the loss")
-    sys.stdout.write(f"{picture}\n")
+    return picture
 
 
 def fit_name(path: Path) -> str:

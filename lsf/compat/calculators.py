@@ -41,7 +41,7 @@ def model_file(path: str | Path) -> Path:
     if path.suffix in (".model", ".pt", ".pth"):
         raise LsfError(
             f"{path}: models of the older trainer are pickled code, which lsf does not run; give the "
-            f".safetensors file of a training with lsf, which tools/run_train.py writes as {beside.name}"
+            f".safetensors file of a training with lsf, which `lsf compat train` writes as {beside.name}"
         )
     return path
 

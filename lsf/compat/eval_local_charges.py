@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from rich.console import Console
 from torch import Tensor
 
-from lsf.cli import exit_status
+from lsf.commands.terminal import print_line
 from lsf.compat.calculators import model_file, with_boundary
 from lsf.data.build import build_graphs
 from lsf.data.checks import species_problems
@@ -37,15 +37,16 @@ OLD_CHARGES_KEY: Final = "formal_oxidation_states"
 Labels = dict[str, Any]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the script and return its exit status."""
+def run(arguments: Sequence[str], console: Console) -> None:
+    """Label frames as the flags of the older script say."""
+    chosen = _chosen(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return exit_status(lambda: label_file(_chosen(arguments)))
+    label_file(chosen, console)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser with the flags of the older script."""
-    parser = argparse.ArgumentParser(prog="eval_local_charges.py", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="lsf compat eval", description=__doc__, allow_abbrev=False)
     parser.add_argument("--configs", required=True, type=Path, help="frames, extended XYZ")
     parser.add_argument("--model", required=True, type=Path, help="model file (.safetensors)")
     parser.add_argument("--output", required=True, type=Path, help="labelled frames")
@@ -78,7 +79,7 @@ def _chosen(arguments: Sequence[str]) -> argparse.Namespace:
     return chosen
 
 
-def label_file(chosen: argparse.Namespace) -> None:
+def label_file(chosen: argparse.Namespace, console: Console) -> None:
     """Evaluate the model on all frames and write them with its labels, whole or not at all."""
     device = pick_device(chosen.device)
     for path in (chosen.configs, chosen.model):
@@ -95,7 +96,7 @@ def label_file(chosen: argparse.Namespace) -> None:
         outputs = evaluate(loaded.model, batch, compute)
         labels += _labels(outputs, batch.ptr.tolist(), chosen.return_contributions)
     _write(structures, labels, chosen)
-    sys.stdout.write(f"labelled {len(labels)} frames: {chosen.output}\n")
+    print_line(console, f"labelled {len(labels)} frames: {chosen.output}")
 
 
 def _graphs(structures: Sequence[Atoms], chosen: argparse.Namespace, loaded: LoadedModel) -> list[AtomGraph]:

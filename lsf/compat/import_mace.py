@@ -1,18 +1,16 @@
-"""``tools/import_mace.py``: a model file of lsf from the weights of a mace-torch model."""
+"""``lsf import-mace``: a model file of lsf from the weights of a mace-torch model."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 import torch
 from ase.data import chemical_symbols
+from rich.console import Console
 
-from lsf.cli import exit_status
+from lsf.commands.terminal import print_line
 from lsf.compat.mace_settings import BASES, CLASSES, STYLES, TRANSFORMS, MaceFile, read_mace
 from lsf.compat.mace_weights import convert, needs_complete_products
 from lsf.data.statistics import DataFacts
@@ -34,29 +32,20 @@ class Imported:
     facts: DataFacts
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the script and return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="import_mace.py", description="Make a model file of lsf from the weights of a mace-torch model."
-    )
-    parser.add_argument("weights", help="file written by tools/export_mace_weights.py")
-    parser.add_argument("out", help="model file to write (.safetensors)")
-    parser.add_argument("--head", help="which head of a model with several")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float64", help="of the weights written")
-    given = parser.parse_args(arguments)
-    return exit_status(lambda: _run(given))
-
-
-def _run(given: argparse.Namespace) -> None:
-    file = read_mace(given.weights, given.head)
-    imported = import_mace(file, Path(given.out).stem, given.dtype)
-    path = save_model(imported.model, given.out, imported.recipe, imported.facts, training_of(file))
+def import_file(
+    weights: Path, out: Path, head: str | None, dtype: Literal["float64", "float32"], console: Console
+) -> None:
+    """Make a model file of lsf from a file of tools/export_mace_weights.py and say what it holds."""
+    file = read_mace(weights, head)
+    imported = import_mace(file, out.stem, dtype)
+    path = save_model(imported.model, out, imported.recipe, imported.facts, training_of(file))
     elements = [chemical_symbols[number] for number in imported.facts.species]
-    sys.stdout.write(f"wrote {path}: {imported.recipe.model.use} for {', '.join(elements)}\n")
+    lines = [f"wrote {path}: {imported.recipe.model.use} for {', '.join(elements)}"]
     if file.facts["dtype"] == "float32":
-        sys.stdout.write(
-            "the weights were stored in float32: energies agree with mace-torch's to rounding in float32\n"
+        lines.append(
+            "the weights were stored in float32: energies agree with mace-torch's to rounding in float32"
         )
+    print_line(console, "\n".join(lines))
 
 
 def training_of(file: MaceFile) -> dict[str, Any]:

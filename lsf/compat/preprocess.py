@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 from ase.data import chemical_symbols
+from rich.console import Console
 
-from lsf.cli import exit_status
+from lsf.commands.terminal import print_line
 from lsf.compat.arguments import Flags, read_flags
 from lsf.compat.rules import by_symbol
 from lsf.compat.schedule import heads_table
@@ -60,28 +61,18 @@ KEY_FLAGS: Final = {
 }
 """Property and table of a head by the flag that names its key."""
 
-USAGE: Final = """usage: preprocess_data.py --train_file FILE --h5_prefix PREFIX [flags of the older script]
-       preprocess_data.py RECIPE --out FOLDER [--frames-per-shard N] [--set KEY=VALUE ...]
+USAGE: Final = """usage: lsf compat preprocess --train_file FILE --h5_prefix PREFIX [flags of mace-scf]
+       lsf shards RECIPE --out FOLDER, for the data of a recipe
 
-Writes frames as folders of shards, which run_train.py and recipes take in place of a file.
+Writes frames as folders of shards, which lsf compat train and recipes take in place of a file.
 """
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the script with the flags of the older one and return its exit status."""
-    return exit_status(lambda: _run(arguments))
-
-
-def usage() -> str:
-    """Return the usage and what every flag does."""
-    lines = []
-    for row in flag_rows(TABLE).values():
-        fate = {"script": row.means, "ignored": f"no effect: {row.why}", "refused": f"refused: {row.why}"}
-        lines.append(f"  --{row.name:30} {fate[row.kind]}")
-    return f"{USAGE}\n" + "\n".join(lines) + "\n"
-
-
-def _run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str], console: Console) -> None:
+    """Write shards as the flags of the older script say."""
+    if "--help" in arguments or "-h" in arguments:
+        sys.stdout.write(usage())
+        return
     flags = read_flags(arguments, TABLE)
     heads = _checked(flags)
     for note in flags.notes:
@@ -102,9 +93,18 @@ def _run(arguments: Sequence[str]) -> None:
         file = flags[{"val": "valid_file"}.get(split, f"{split}_file")] or flags["train_file"]
         content = {"file": Path(file).name, **statistics_of(frames, flags["r_max"])}
         write_shards(frames, _place(flags, split), FRAMES_PER_SHARD, content)
-        sys.stdout.write(f"{_place(flags, split)}: {len(frames)} frames\n")
+        print_line(console, f"{_place(flags, split)}: {len(frames)} frames")
     if flags["compute_statistics"]:
-        _write_statistics(flags, splits["train"], energies)
+        _write_statistics(flags, splits["train"], energies, console)
+
+
+def usage() -> str:
+    """Return the usage and what every flag does."""
+    lines = []
+    for row in flag_rows(TABLE).values():
+        fate = {"script": row.means, "ignored": f"no effect: {row.why}", "refused": f"refused: {row.why}"}
+        lines.append(f"  --{row.name:30} {fate[row.kind]}")
+    return f"{USAGE}\n" + "\n".join(lines) + "\n"
 
 
 def _place(flags: Flags, name: str) -> Path:
@@ -183,7 +183,9 @@ def _atomic_energies(flags: Flags, frames: Sequence[Frame]) -> dict[int, float]:
     return found.energies
 
 
-def _write_statistics(flags: Flags, frames: Sequence[Frame], energies: Mapping[int, float]) -> None:
+def _write_statistics(
+    flags: Flags, frames: Sequence[Frame], energies: Mapping[int, float], console: Console
+) -> None:
     trained = [frame for frame in frames if not is_isolated_atom(frame)]
     found = statistics_of(trained, flags["r_max"], energies)
     scale = SCALINGS[flags["scaling"]]
@@ -198,4 +200,4 @@ def _write_statistics(flags: Flags, frames: Sequence[Frame], energies: Mapping[i
     path = _place(flags, "statistics.json")
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    sys.stdout.write(f"{path}: statistics of {len(trained)} frames\n")
+    print_line(console, f"{path}: statistics of {len(trained)} frames")

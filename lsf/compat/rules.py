@@ -106,7 +106,7 @@ def foundation(flags: Flags) -> Assignments:
         return
     hint = (
         "to make one of a .model file: tools/export_mace_weights.py where mace-torch is installed, then "
-        "tools/import_mace.py (docs/foundation_models.md)"
+        "lsf import-mace (docs/foundation_models.md)"
     )
     flags.refuse("foundation_model", repr(file), "a model file of lsf (.safetensors)", hint)
 

@@ -9,40 +9,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
+from rich.console import Console
 
-from lsf.cli import exit_status, terminal
 from lsf.compat.table import flag_rows
 from lsf.compat.translate import Translation, folder_of, translate, work_folder
 from lsf.errors import DataError, LsfError, Problem, RecipeError
 from lsf.machine.files import replacing
 from lsf.recipe.read import read_recipe_text
 
-USAGE = """usage: run_train.py --name NAME --config CONFIG.yaml --train_file FILE [flags of the older trainer]
+USAGE = """usage: lsf compat train --name NAME --config CONFIG.yaml --train_file FILE [flags of mace-scf]
 
 Translates the command line to a recipe, saves and prints it, and runs it as `lsf run` does.
 New: --print-recipe stops after printing; --set KEY=VALUE replaces values of the recipe.
 """
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the script and return its exit status."""
+def run(arguments: Sequence[str], console: Console) -> None:
+    """Translate the command line, save and print the recipe, and train."""
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write(f"{USAGE}\n{_flag_list()}\n")
-        return 0
-    return exit_status(lambda: _run(arguments))
-
-
-def _flag_list() -> str:
-    lines = []
-    for row in flag_rows().values():
-        fate = {"mapped": row.key, "script": row.means, "ignored": "no effect", "refused": "refused"}[
-            row.kind
-        ]
-        lines.append(f"  --{row.name:42} {fate}")
-    return "\n".join(lines)
-
-
-def _run(arguments: Sequence[str]) -> None:
+        return
     translation = translate(arguments)
     if not translation.flags["print_recipe"]:
         _refuse_other_settings(translation)
@@ -54,7 +40,17 @@ def _run(arguments: Sequence[str]) -> None:
         sys.stderr.write(f"the recipe is saved in {path}; lsf run {path} trains the same model\n")
         sys.stdout.flush()
     if not translation.flags["print_recipe"]:
-        run_translated(translation, path)
+        run_translated(translation, path, console)
+
+
+def _flag_list() -> str:
+    lines = []
+    for row in flag_rows().values():
+        fate = {"mapped": row.key, "script": row.means, "ignored": "no effect", "refused": "refused"}[
+            row.kind
+        ]
+        lines.append(f"  --{row.name:42} {fate}")
+    return "\n".join(lines)
 
 
 def _is_first_process() -> bool:
@@ -93,7 +89,7 @@ def _refuse_other_settings(translation: Translation) -> None:
         )
 
 
-def run_translated(translation: Translation, path: Path) -> None:
+def run_translated(translation: Translation, path: Path, console: Console) -> None:
     """Train as the saved recipe says, with files and log lines where and as they used to be."""
     from lsf.commands.train import resolved_recipe, run_recipe
     from lsf.compat.outputs import OldOutputs, log_handlers
@@ -105,7 +101,7 @@ def run_translated(translation: Translation, path: Path) -> None:
     folder = run_folder(translation)
     fresh = not translation.flags["restart_latest"]
     if not _is_first_process():
-        run_recipe(path, (), folder, fresh, terminal())
+        run_recipe(path, (), folder, fresh, console)
         return
     level = str(translation.flags["log_level"]).upper()
     handlers = log_handlers(folder_of(translation, "log_dir", "logs"), translation.tag, level)
@@ -124,7 +120,7 @@ def run_translated(translation: Translation, path: Path) -> None:
     for line in translation.notes:
         log.info("%s", line)
     try:
-        result = run_recipe(path, (), folder, fresh, terminal(), [outputs], handlers)
+        result = run_recipe(path, (), folder, fresh, console, [outputs], handlers)
     except DataError as error:
         raise DataError(f"{error.title}; --set KEY=VALUE sets keys of the recipe", error.problems) from None
     finally:

@@ -175,7 +175,7 @@ def _check_script_flags(flags: Flags) -> None:
     if flags["distributed"] and pending:
         flags.refuse("distributed", "True", "to be left out for now", pending)
     elif flags["distributed"] and "WORLD_SIZE" not in os.environ:
-        hint = "torchrun --nproc-per-node=2 tools/run_train.py … starts two processes on this machine"
+        hint = "torchrun --nproc-per-node=2 -m lsf compat train … starts two processes on this machine"
         flags.refuse("distributed", "one process without torchrun", "a start by torchrun", hint)
 
 

@@ -189,7 +189,7 @@ def test_distributed_counts_the_batch_over_processes(
 def test_distributed_without_torchrun(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ROWS, "distributed", attrs.evolve(ROWS["distributed"], pending=""))
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(RecipeError, match=r"torchrun --nproc-per-node=2 tools/run_train\.py"):
+    with pytest.raises(RecipeError, match=r"torchrun --nproc-per-node=2 -m lsf compat train"):
         command(f"{BASE} --distributed")
 
 

@@ -11,13 +11,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lsf.compat.import_mace import main
+from lsf import cli
 from lsf.compat.mace_settings import read_mace
 from lsf.errors import ModelFileError
 from lsf.formats.model_file.file import load_model
 from tests.compat.mace_files import SAMPLES, deviations, imported
 
 SAMPLE = SAMPLES / "sample.weights.safetensors"
+
+
+def main(arguments: list[str]) -> int:
+    return cli.main(["import-mace", *arguments])
 
 
 # Both sides are float64 and add the same terms in another order: 1e-9 eV is far above rounding (1e-13 here)

@@ -14,8 +14,9 @@ import pytest
 from ase import Atoms
 from ase.io import read, write
 
+from lsf import cli
 from lsf.compat.arguments import EXPECTED
-from lsf.compat.preprocess import KEY_FLAGS, main, usage
+from lsf.compat.preprocess import KEY_FLAGS, usage
 from lsf.compat.table import Row, flag_rows, markdown_table
 from lsf.compat.translate import translate
 from lsf.data.readers.extxyz import read_frames
@@ -51,6 +52,10 @@ def data(folder: Path) -> Path:
         frames.append(atoms)
     write(folder / "train.xyz", frames, format="extxyz")
     return folder
+
+
+def main(arguments: list[str]) -> int:
+    return cli.main(["compat", "preprocess", *arguments])
 
 
 def frames_of(folder: Path) -> list[int]:
@@ -209,5 +214,5 @@ def test_the_tool_passes_the_old_flags_on(
         with pytest.raises(SystemExit) as caught:
             runpy.run_path(tool, run_name="__main__")
         assert caught.value.code == status
-    assert "usage: preprocess_data.py" in capsys.readouterr().out
+    assert "usage: lsf compat preprocess" in capsys.readouterr().out
     assert (data / "train" / "index.json").is_file()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ase.io import read, write
 
-from lsf.compat.run_train import main
+from lsf import cli
 from lsf.recipe.read import read_recipe
 from tests.compat.conftest import CONFIG, NONPOLARIZABLE, SPLIT
 
@@ -16,6 +16,10 @@ DATA = Path(__file__).parents[2] / "recipes" / "data" / "water_clusters_valid.xy
 
 SMALL = "--r_max 3.0 --hidden_irreps '2x0e + 2x1o' --max_ell 1 --correlation 2 --radial_MLP [4] --device cpu"
 """Makes the models of the documentation small enough for tests."""
+
+
+def main(arguments: list[str]) -> int:
+    return cli.main(["compat", "train", *arguments])
 
 
 @pytest.fixture

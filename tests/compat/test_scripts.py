@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from ase.io import read, write
 
+from lsf import cli
 from lsf.compat.batch_losses import fit_name, read_losses, running_mean
-from lsf.compat.batch_losses import main as plot_main
-from lsf.compat.eval_local_charges import main as eval_main
 from tests.formats.test_package import stored
 from tests.models.helpers import water
 
@@ -33,7 +32,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_eval(*flags: str) -> int:
-    return eval_main(["--configs", "in.xyz", "--model", "small.safetensors", "--output", "out.xyz", *flags])
+    files = ["--configs", "in.xyz", "--model", "small.safetensors", "--output", "out.xyz"]
+    return cli.main(["compat", "eval", *files, *flags])
 
 
 def test_labels_have_their_old_names(files: Path) -> None:
@@ -147,6 +147,10 @@ def test_losses_are_read(name: str, text: str, expected: list[object], tmp_path:
     assert [(point.epoch, point.terms) for point in read_losses(path)] == expected
 
 
+def plot_main(arguments: list[str]) -> int:
+    return cli.main(["compat", "plot-losses", *arguments])
+
+
 def test_losses_are_plotted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("water_run-3_debug.log").write_text(LOG)
@@ -181,12 +185,21 @@ def test_running_mean() -> None:
     assert running_mean([1.0, 2.0]) == pytest.approx([1.0, 1.1])
 
 
-@pytest.mark.parametrize("script", ["run_train", "eval_local_charges", "plot_batch_losses"])
-def test_scripts_show_their_flags(
-    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("script", "command"),
+    [
+        ("run_train", "compat train"),
+        ("eval_local_charges", "compat eval"),
+        ("plot_batch_losses", "compat plot-losses"),
+        ("preprocess_data", "compat preprocess"),
+        ("import_mace", "import-mace"),
+    ],
+)
+def test_scripts_are_commands(
+    script: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [f"{script}.py", "--help"])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(TOOLS / f"{script}.py"), run_name="__main__")
     assert stopped.value.code == 0
-    assert "usage" in capsys.readouterr().out.lower()
+    assert capsys.readouterr().out.startswith(f"usage: lsf {command} ")
