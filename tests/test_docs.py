@@ -224,6 +224,11 @@ def test_every_component_is_on_its_page(kind: str, page: str) -> None:
     assert not missing, f"{page} does not mention {missing}"
 
 
+def test_the_recipe_page_names_every_kind_of_component() -> None:
+    (sentence,) = re.findall(r"^The kinds are (.*?);", PAGES["docs/recipe.md"], re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", sentence)) == set(catalog().kinds())
+
+
 def test_option_tables_are_those_of_the_classes() -> None:
     """When this fails: python tools/make_option_tables.py"""
     spec = importlib.util.spec_from_file_location("make_option_tables", ROOT / "tools/make_option_tables.py")

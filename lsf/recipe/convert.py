@@ -1,8 +1,9 @@
 """From the tables of a TOML file to attrs objects: strict types, every problem noted, none raised.
 
-cattrs stops at a class's first failing validator and converts between scalars; here every field is
-tried, nothing is converted but whole numbers to float, and each problem carries its place, its key path,
-what was found, what may stand there and the nearest name.
+Every field is tried, nothing is converted but whole numbers to float, and each problem carries its place, its
+key path, what was found, what may stand there and the nearest name. cattrs serves where plain data is read
+back (facts, model files); here its hooks would know neither key nor field, and it builds no object with parts
+refused, so that a reader with it came out longer than this one.
 """
 
 from __future__ import annotations
@@ -180,8 +181,11 @@ class Structurer:
         if field.validator is not None:
             try:
                 field.validator(draft, field, value)
-            except AttributeError:
-                return True  # it looks at another field, which was refused
+            except AttributeError as error:
+                # it may look at a field that was refused; anything else that is missing is its own mistake
+                if error.obj is not draft or error.name not in field_types(type(draft)):
+                    raise
+                return True
             except (ValueError, TypeError) as error:
                 expected = type_text(field_types(type(draft))[field.name], field)
                 self.refuse(here, found_text(_plain(value)), expected, str(error.args[0]))

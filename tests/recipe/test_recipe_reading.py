@@ -7,9 +7,11 @@ import fake_components
 import pytest
 
 from lsf.errors import RecipeError
-from lsf.options import Component
+from lsf.options import Component, option
+from lsf.recipe.convert import INVALID, Structurer
 from lsf.recipe.read import read_recipe, read_recipe_text, resolved_toml
 from lsf.recipe.schema import Checks, LossTerm
+from lsf.recipe.toml import Positions
 
 
 def problems_of(path, components, *overrides):
@@ -196,6 +198,50 @@ def test_a_syntax_error_is_one_problem_with_its_line(write, components):
     problem = only(write(("lr = 0.01", "lr = ")), components)
     assert problem.where.endswith("water.toml:23")
     assert problem.found == "a TOML syntax error, column 6"
+
+
+@attrs.frozen
+class ValidatedOptions:
+    """Options whose validators look at another field, and at something that is not there."""
+
+    high: float = option("Upper bound. It cuts.")
+    low: float = option("Lower bound. It cuts.", default=0.0)
+    width: int = option("Width. Wider fits more.", default=1)
+    scale: int = option("Scale. It scales.", default=1)
+
+    @low.validator
+    def _below_high(self, _attribute: object, value: float) -> None:
+        if value >= self.high:
+            raise ValueError(f"low = {value:g} must be below high")
+
+    @width.validator
+    def _odd(self, _attribute: object, value: int) -> None:
+        if value > 1:
+            assert self.widht % 2
+
+    @scale.validator
+    def _short(self, _attribute: object, value: int) -> None:
+        if value > 1:
+            assert value.length() < 3
+
+
+def test_a_validator_that_looks_at_a_refused_field_says_nothing(components, tmp_path):
+    reader = Structurer(Positions("r.toml", {}), components, tmp_path)
+    assert reader.table(ValidatedOptions, {"high": "x", "low": 2.0}, ()) is INVALID
+    assert [problem.key for problem in reader.problems] == ["high"]
+    reader = Structurer(Positions("r.toml", {}), components, tmp_path)
+    reader.table(ValidatedOptions, {"high": 1.0, "low": 2.0}, ())
+    assert [(problem.key, problem.hint) for problem in reader.problems] == [
+        ("low", "low = 2 must be below high")
+    ]
+
+
+@pytest.mark.parametrize(("field", "missing"), [("width", "widht"), ("scale", "length")])
+def test_a_mistake_in_a_validator_is_no_consent(components, tmp_path, field, missing):
+    for high in (1.0, "refused"):
+        reader = Structurer(Positions("r.toml", {}), components, tmp_path)
+        with pytest.raises(AttributeError, match=missing):
+            reader.table(ValidatedOptions, {"high": high, field: 2}, ())
 
 
 # -------------------------------------------------------------------------------- overrides
