@@ -15,8 +15,9 @@ stress                eV/Å³, ``+(1/V) dE/dε`` (the sign of ASE); the strain �
                       positions and cell alike
 virial                eV, ``-dE/dε``
 edge vector           ``r_receiver - r_sender + unit_shift @ cell``
-coefficients          ``[Q, d_y, d_z, d_x, …]``: real spherical, m = -l … l
-                      (Condon–Shortley); the l = 1 block is the dipole in e·Å
+coefficients          ``[Q, d_y, d_z, d_x, …]``: real solid harmonics, m = -l … l,
+                      without the Condon–Shortley phase, so that the l = 1 block is
+                      the Cartesian dipole in e·Å in the order y, z, x
 external_field        the gradient of the potential, so ``E_field = + P · external_field``;
                       the physical field is its negative and is called ``electric_field``
 born_charges          ``Z*[i, α, β] = ∂P_α / ∂r_{i,β}``, e

@@ -79,6 +79,26 @@ def test_stress_is_the_strain_derivative_with_ase_sign(name, boundary):
     assert np.allclose(outputs["virial"][0].numpy(), -stress * atoms.cell.volume)
 
 
+@pytest.mark.parametrize("name", ["LocalCharges", "LocalSplitCharges", "FixedChargeBaselinedMACE"])
+def test_stress_is_symmetric_in_a_field(name):
+    settings = settings_for("pbc")
+    model = make_model(name, settings)
+    atoms = with_field(triclinic_salt())
+    stress = evaluate(model, batch_of([atoms], model, settings), ("stress",))["stress"][0]
+    # both halves are the same sum, and a product by 1/V: rounding only
+    assert torch.allclose(stress, stress.mT, rtol=0.0, atol=1e-15)
+    assert float(stress.abs().max()) > 1e-4
+    # a field that stays while the cell turns: the energy does change, and a strain that is not symmetrised
+    # would have the slope in its antisymmetric part
+    turn = np.array([[0.0, 0.3, -0.8], [-0.3, 0.0, 0.5], [0.8, -0.5, 0.0]])
+    step, energies = 1e-4, []
+    for sign in (1, -1):
+        turned = atoms.copy()
+        turned.set_cell(atoms.cell @ (np.eye(3) + sign * step * turn), scale_atoms=True)
+        energies.append(energy_of(turned, model, settings))
+    assert abs(energies[0] - energies[1]) / (2 * step) > 1e-3  # eV, far above its rounding
+
+
 @pytest.mark.parametrize("name", list(MODELS))
 def test_parts_sum_to_the_energy(name):
     settings = settings_for("realspace")
