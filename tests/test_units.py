@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lsf.electrostatics.boundary import Electrostatics, plan_structure
 from lsf.electrostatics.energy import coulomb_energy
+from lsf.electrostatics.plan.coulomb_plan import plan_structure
+from lsf.electrostatics.settings import Electrostatics
 from lsf.models.harmonics import spherical_harmonics
 from lsf.units import CARTESIAN_FROM_SPHERICAL, COULOMB_CONSTANT, SPHERICAL_FROM_CARTESIAN
 

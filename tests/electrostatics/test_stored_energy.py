@@ -17,7 +17,7 @@ import pytest
 import torch
 from structures import Structure, energy
 
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 
 # e / (4πε₀) in eV·Å/e², from e in C and ε₀ in F/m (CODATA 2022)
 COULOMB_CONSTANT = 1.602176634e-19 / (4.0 * np.pi * 8.8541878188e-12) * 1.0e10

@@ -5,7 +5,7 @@ import pytest
 import torch
 from ase import Atoms
 
-from lsf.electrostatics.boundary import Electrostatics
+from lsf.electrostatics.settings import Electrostatics
 from lsf.models.derivatives import evaluate
 from tests.models.helpers import MODELS, batch_of, make_model, water, with_charges
 

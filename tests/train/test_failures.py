@@ -24,9 +24,8 @@ from tiny import (
 )
 
 from lsf.errors import DataError, LsfError
-from lsf.train.loop import checkpoint
-from lsf.train.loop.checkpoint import CheckpointError, SaveClock, fingerprint_of
-from lsf.train.loop.epoch import TrainingError, frame_names
+from lsf.train.loop.checkpoint import CheckpointError, fingerprint_of
+from lsf.train.loop.epoch import TrainingError, checkpoint, frame_names
 from lsf.train.progress import MetricsFile, duration_text
 
 
@@ -140,7 +139,6 @@ def test_full_disk_keeps_the_older_checkpoint(tmp_path, monkeypatch):
         with self.open("wb") as file:
             return file.write(data)
 
-    monkeypatch.setattr(SaveClock, "due", lambda _: True)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", write)
         with pytest.raises(LsfError, match=r"cannot write .*last.pt: No space left on device"):

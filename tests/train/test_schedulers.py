@@ -5,7 +5,7 @@ import json
 import attrs
 import pytest
 import torch
-from test_stages import StopAfter, assert_same_run, run
+from test_stages import CALLS_PER_EPOCH, StopAfter, assert_same_run, position_in, run
 from tiny import TinyModel, make_recipe
 
 from lsf.options import Component
@@ -118,11 +118,12 @@ def test_resume_with_patience_is_exact(tmp_path):
     recipe = impatient()
     straight = run(tmp_path / "straight", recipe)
     epochs = sum(record["stage"] == "stage1" for record in straight.history)
-    # three steps and two evaluation batches per epoch
-    for calls in (5 * epochs - 7, 5 * epochs + 1):
+    # in the last epoch but one of the first stage, which has waited for one evaluation of three, and after it
+    for calls, waited in ((CALLS_PER_EPOCH * epochs - 7, 1), (CALLS_PER_EPOCH * epochs + 1, 0)):
         folder = tmp_path / str(calls)
         with pytest.raises(RuntimeError, match="power cut"):
             run(folder, recipe, evaluate=StopAfter(calls, RuntimeError("power cut")))
+        assert position_in(folder)["waited"] == waited
         run(folder, recipe, model=TinyModel(seed=99))
         assert_same_run(tmp_path / "straight", folder)
 

@@ -1,5 +1,6 @@
 import io
 import json
+import random
 import re
 import signal as signals
 import subprocess
@@ -8,12 +9,14 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from attrs import evolve
 from rich.console import Console
 from tiny import (
     LOG,
+    FixedClock,
     Splits,
     TinyModel,
     load_fake,
@@ -25,14 +28,15 @@ from tiny import (
     tiny_evaluate,
 )
 
-from lsf.train.loop import stages
+from lsf.train.loop.checkpoint import SHARE_OF_TIME, SaveClock
 from lsf.train.loop.stages import train
 from lsf.train.objective.evaluation import EvaluationSet, parameters_of
 from lsf.train.objective.losses import build_stage_loss
 
 
 def run(folder, recipe=None, splits=None, **kwargs):
-    arguments = {"save": save_fake, "identity": "tiny", "evaluate": tiny_evaluate, **kwargs}
+    arguments = {"save": save_fake, "identity": "tiny", "evaluate": tiny_evaluate, "clock": FixedClock()}
+    arguments |= kwargs
     model = arguments.pop("model", None) or TinyModel()
     return train(recipe or make_recipe(), model, splits or make_splits(), folder, LOG, **arguments)
 
@@ -145,25 +149,84 @@ def assert_same_run(folder, other):
             assert torch.equal(weight, other_models[name][0][key]), (name, key)
 
 
+def position_in(folder):
+    """Return where the last checkpoint of a run stands, as plain data."""
+    return torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["position"]
+
+
+CALLS_PER_EPOCH = 5  # of the evaluation: three steps and two batches of validation frames
+
+
+@pytest.mark.parametrize("after_epoch", [True, False], ids=["after every epoch", "after stages only"])
 @pytest.mark.parametrize("optimizer", ["adam", "schedulefree"])
 @pytest.mark.parametrize("calls", [2, 9, 21, 26, 31])
-def test_resume_is_exact_bit_for_bit(tmp_path, optimizer, calls):
+def test_resume_is_exact_bit_for_bit(tmp_path, optimizer, calls, after_epoch):
     recipe = make_recipe((3, 3), optimizer)
     run(tmp_path / "straight", recipe)
+    stop = StopAfter(calls, RuntimeError("power cut"))
     with pytest.raises(RuntimeError, match="power cut"):
-        run(tmp_path / "cut", recipe, evaluate=StopAfter(calls, RuntimeError("power cut")))
+        run(tmp_path / "cut", recipe, evaluate=stop, clock=FixedClock(after_epoch))
+    stage, epoch = divmod(calls // CALLS_PER_EPOCH, 3)
+    position = position_in(tmp_path / "cut")
+    assert (position["stage"], position["epoch"]) == (stage, epoch if after_epoch else 0)
     run(tmp_path / "cut", recipe, model=TinyModel(seed=99))
     assert_same_run(tmp_path / "straight", tmp_path / "cut")
 
 
-def test_resume_in_the_middle_of_an_epoch_is_exact(tmp_path, monkeypatch):
+def test_resume_in_the_middle_of_an_epoch_is_exact(tmp_path):
     recipe = make_recipe((3,))
     run(tmp_path / "straight", recipe)
-    monkeypatch.setattr(stages, "MID_EPOCH_SECONDS", -1.0)
+    stop = StopAfter(7, RuntimeError("power cut"))
     with pytest.raises(RuntimeError, match="power cut"):
-        run(tmp_path / "cut", recipe, evaluate=StopAfter(7, RuntimeError("power cut")))
-    checkpoint = torch.load(tmp_path / "cut" / "checkpoints" / "last.pt", weights_only=True)
-    assert checkpoint["position"]["step"] > 0
+        run(tmp_path / "cut", recipe, evaluate=stop, clock=FixedClock(after_step=True))
+    position = position_in(tmp_path / "cut")
+    assert (position["epoch"], position["step"]) == (1, 2)
+    run(tmp_path / "cut", recipe, model=TinyModel(seed=99))
+    assert_same_run(tmp_path / "straight", tmp_path / "cut")
+
+
+def test_checkpoints_take_a_twentieth_of_the_time_at_most():
+    time_now = 100.0
+    clock = SaveClock(now=lambda: time_now)
+    assert clock.due()  # nothing was ever written, so nothing is known about the cost
+    with clock.writing():
+        time_now += 0.5
+    assert not clock.due()
+    time_now += 0.5 / SHARE_OF_TIME - 0.25
+    assert not clock.due()
+    time_now += 0.25
+    assert clock.due()
+    assert SHARE_OF_TIME == 0.05
+
+
+def test_within_an_epoch_a_checkpoint_is_due_after_five_minutes():
+    time_now = 0.0
+    clock = SaveClock(now=lambda: time_now)
+    time_now = 300.0
+    assert not clock.due_within_epoch()
+    time_now = 300.25
+    assert clock.due_within_epoch()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "schedulefree"])
+def test_training_draws_no_random_numbers(tmp_path, optimizer):
+    """So that a checkpoint needs no state of a generator: batches follow from seed and epoch."""
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    run(tmp_path, make_recipe((2, 1), optimizer))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert all(np.array_equal(*pair) for pair in zip(np.random.get_state(), before[2], strict=True))
+
+
+def test_a_checkpoint_of_an_older_version_holds_a_random_state_and_is_taken_up(tmp_path):
+    recipe = make_recipe((3,))
+    run(tmp_path / "straight", recipe)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "cut", recipe, evaluate=StopAfter(9, RuntimeError("power cut")))
+    path = tmp_path / "cut" / "checkpoints" / "last.pt"
+    content = torch.load(path, weights_only=True)
+    assert "random" not in content
+    torch.save({**content, "random": {"cpu": torch.get_rng_state()}}, path)
     run(tmp_path / "cut", recipe, model=TinyModel(seed=99))
     assert_same_run(tmp_path / "straight", tmp_path / "cut")
 

@@ -13,6 +13,7 @@ from lsf.data.graph import AtomGraph
 from lsf.options import Component, NoOptions
 from lsf.recipe.catalog import catalog
 from lsf.recipe.schema import DataOptions, Head, LossTerm, Recipe, Stage, Training
+from lsf.train.loop.checkpoint import SaveClock
 
 LOG = logging.getLogger("lsf.test")
 SHAPES = {
@@ -133,6 +134,20 @@ def make_recipe(epochs=(3, 3), optimizer: str = "adam", **training) -> Recipe:
             **training,
         ),
     )
+
+
+class FixedClock(SaveClock):
+    """Says that a checkpoint is due as it is told, however fast the machine trains and writes."""
+
+    def __init__(self, after_epoch: bool = True, after_step: bool = False) -> None:
+        super().__init__(now=lambda: 0.0)
+        self.after_epoch, self.after_step = after_epoch, after_step
+
+    def due(self) -> bool:
+        return self.after_epoch
+
+    def due_within_epoch(self) -> bool:
+        return self.after_step
 
 
 def save_fake(model, path, extra_metadata) -> None:

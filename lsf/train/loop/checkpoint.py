@@ -1,7 +1,8 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, written whole or not at all.
 
 A checkpoint holds tensors and plain data only and is read with ``weights_only=True``: a file from
-elsewhere cannot run code.
+elsewhere cannot run code. It holds no state of random number generators, since training draws from none:
+batches follow from seed and epoch (:func:`lsf.train.loop.epoch.epoch_batches`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +32,9 @@ FORMAT: Final = 2
 
 SHARE_OF_TIME: Final = 0.05
 """Largest share of a run's time that regular checkpoints may take."""
+
+MID_EPOCH_SECONDS: Final = 300.0
+"""Within long epochs a checkpoint is written after so many seconds."""
 
 
 class CheckpointError(LsfError):
@@ -81,23 +86,6 @@ def fingerprint_of(identity: str, *sets: Sequence[AtomGraph]) -> str:
     return digest.hexdigest()
 
 
-def random_state() -> dict[str, Tensor]:
-    """Return the state of torch's random number generators, by device."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state |= {f"cuda:{index}": value for index, value in enumerate(torch.cuda.get_rng_state_all())}
-    return state
-
-
-def set_random_state(state: Mapping[str, Tensor]) -> None:
-    """Restore what :func:`random_state` returned; devices that are no longer there are left out."""
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            if f"cuda:{index}" in state:
-                torch.cuda.set_rng_state(state[f"cuda:{index}"], index)
-
-
 def write_checkpoint(path: Path, fingerprint: str, position: Position, states: Mapping[str, Any]) -> None:
     """Write a checkpoint in place of the older one of that name.
 
@@ -108,7 +96,6 @@ def write_checkpoint(path: Path, fingerprint: str, position: Position, states: M
         "format": FORMAT,
         "fingerprint": fingerprint,
         "position": attrs.asdict(position),
-        "random": random_state(),
         **states,
     }
     write_tensors(path, content)
@@ -154,8 +141,6 @@ def read_checkpoint(path: Path, fingerprint: str, device: torch.device) -> tuple
     values = content["position"]
     if values["best"] is not None:
         values["best"] = Best(**values["best"])
-    random = {name: state.cpu() for name, state in content["random"].items()}
-    set_random_state(random)
     return Position(**values), content
 
 
@@ -166,17 +151,32 @@ def remove_leftovers(folder: Path) -> None:
 
 
 class SaveClock:
-    """Decides when the next checkpoint is due, so that fast epochs are not spent on writing."""
+    """Decides when the next checkpoint is due, so that fast epochs are not spent on writing.
 
-    def __init__(self) -> None:
-        self.written = time.monotonic()
+    ``now`` returns a time in seconds that never goes back.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
+        self.written = now()
         self.cost = 0.0
+
+    def since_written(self) -> float:
+        """Return the seconds since the last write ended."""
+        return self.now() - self.written
 
     def due(self) -> bool:
         """Return whether the last write was long enough ago for the next one to be cheap."""
-        return time.monotonic() - self.written >= self.cost / SHARE_OF_TIME
+        return self.since_written() >= self.cost / SHARE_OF_TIME
 
-    def ran(self, seconds: float) -> None:
-        """Note that a write took so many seconds and has just ended."""
-        self.cost = seconds
-        self.written = time.monotonic()
+    def due_within_epoch(self) -> bool:
+        """Return whether so much would be lost that a checkpoint is worth it before the epoch ends."""
+        return self.since_written() > MID_EPOCH_SECONDS
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Measure what a write takes, and note when it ends."""
+        started = self.now()
+        yield
+        self.written = self.now()
+        self.cost = self.written - started

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -98,9 +97,9 @@ class Session:
     save_model: Save
     fingerprint: str
     scheduler: Scheduler
-    observers: Sequence[Observer] = ()
+    observers: Sequence[Observer]
+    clock: SaveClock
     position: Position = attrs.field(factory=Position)
-    clock: SaveClock = attrs.field(factory=SaveClock)
     best_written: int = 0
 
     @classmethod
@@ -116,6 +115,7 @@ class Session:
         evaluate: Evaluate,
         observers: Sequence[Observer] = (),
         world: World = ALONE,
+        clock: SaveClock | None = None,
     ) -> Session:
         """Return a session that has done nothing yet."""
         learner = build_learner(recipe, model, evaluate, world)
@@ -124,7 +124,18 @@ class Session:
         frames = batch_source(splits.train, learner.device)
         scheduler = build_scheduler(recipe)
         session = cls(
-            recipe, splits, learner, frames, valid, folder, log, save, fingerprint, scheduler, observers
+            recipe,
+            splits,
+            learner,
+            frames,
+            valid,
+            folder,
+            log,
+            save,
+            fingerprint,
+            scheduler,
+            observers,
+            clock or SaveClock(),
         )
         session.warn_of_unknown_groups()
         return session
@@ -240,21 +251,21 @@ class Session:
         """Write ``last.pt`` and, where they are new, the best weights of the stage."""
         if not self.world.main:
             return
-        started, learner = time.monotonic(), self.learner
+        learner = self.learner
         states: dict[str, Any] = {
             "model": learner.model.state_dict(),
             "optimizer": learner.optimizer.state_dict(),
             "average": learner.average.state_dict(),
             "scheduler": self.scheduler.state_dict(),
         }
-        write_checkpoint(self.last_file, self.fingerprint, self.position, states)
-        best = self.position.best
-        if best is not None and best.epoch != self.best_written:
-            names = [name for name, _ in learner.model.named_parameters()]
-            path = self.last_file.with_name(f"best_{self.recipe.stages[best.stage].name}.pt")
-            write_best(path, self.fingerprint, best, names)
-            self.best_written = best.epoch
-        self.clock.ran(time.monotonic() - started)
+        with self.clock.writing():
+            write_checkpoint(self.last_file, self.fingerprint, self.position, states)
+            best = self.position.best
+            if best is not None and best.epoch != self.best_written:
+                names = [name for name, _ in learner.model.named_parameters()]
+                path = self.last_file.with_name(f"best_{self.recipe.stages[best.stage].name}.pt")
+                write_best(path, self.fingerprint, best, names)
+                self.best_written = best.epoch
 
     def save_best_model(self, path: Path) -> None:
         """Write the stage's best weights as a model file."""

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import attrs
 from rich.console import Console
@@ -23,7 +23,7 @@ from lsf.errors import DataError, Problem
 from lsf.recipe.schema import Recipe
 from lsf.report.tables import Table
 from lsf.train.averaging import copy_weights
-from lsf.train.loop.checkpoint import Best
+from lsf.train.loop.checkpoint import Best, SaveClock
 from lsf.train.loop.distributed import ALONE, World
 from lsf.train.loop.epoch import (
     EpochSums,
@@ -41,9 +41,6 @@ from lsf.train.objective.labels import missing_labels
 from lsf.train.objective.losses import StageLoss, build_stage_loss
 from lsf.train.objective.metrics import SplitMetrics
 from lsf.train.progress import Observer, Record, Reporter, error_text, history_of
-
-MID_EPOCH_SECONDS: Final = 300.0
-"""Within long epochs a checkpoint is written after so many seconds."""
 
 
 @attrs.frozen
@@ -79,6 +76,7 @@ def train(
     evaluate: Evaluate = model_evaluate,
     observers: Sequence[Observer] = (),
     world: World = ALONE,
+    clock: SaveClock | None = None,
 ) -> TrainResult:
     """Train a model as the recipe says, leaving everything in ``folder``.
 
@@ -96,6 +94,7 @@ def train(
     evaluate : computes a model's outputs
     observers : are told every line of ``metrics.jsonl``
     world : processes that train together; only the main one writes files
+    clock : says when a checkpoint is due; by default as the time they take allows
 
     Returns
     -------
@@ -117,7 +116,9 @@ def train(
         from lsf.train.loop.compiled import CompiledSteps
 
         evaluate = CompiledSteps(log, evaluate)
-    session = Session.begin(recipe, model, splits, folder, log, save, identity, evaluate, observers, world)
+    session = Session.begin(
+        recipe, model, splits, folder, log, save, identity, evaluate, observers, world, clock
+    )
     if session.valid is None:
         log.warning("no validation frames: the best weights are chosen by the training loss")
     session.start(resume)
@@ -203,7 +204,7 @@ class _StageRun:
             position.epoch_terms, position.epoch_seconds = sums.terms, sums.seconds
             self.reporter.step()
             self.stop_if_asked()
-            if time.monotonic() - session.clock.written > MID_EPOCH_SECONDS:
+            if session.clock.due_within_epoch():
                 session.save()
 
         rest = batches[position.step :]
