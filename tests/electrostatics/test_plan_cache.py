@@ -12,6 +12,7 @@ from structures import KINDS, Structure, energy, kind_structure
 from lsf.electrostatics.plan import cache as plan_cache
 from lsf.electrostatics.plan.cache import PlanCache
 from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, plan_structure
+from lsf.electrostatics.reciprocal import waves
 from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import BoundaryError
 
@@ -102,3 +103,32 @@ def test_structures_are_checked_although_lists_are_kept() -> None:
     molecule.positions[0] += 14.0
     with pytest.raises(BoundaryError, match="unwrap the molecule or enlarge the box"):
         cached(cache, molecule, settings)
+
+
+def test_weights_of_waves_are_kept_while_cell_plan_and_settings_stay() -> None:
+    settings = Electrostatics(boundary="pbc")
+    structure = kind_structure("pbc")
+    plan, cell = structure.plan(settings), structure.cell[None]
+    first = waves(cell, plan, settings, meshed=False)
+    assert waves(cell.clone(), plan, settings, meshed=False) is first
+    wider = Electrostatics(boundary="pbc", smearing_width=1.6)
+    # none of these may be served by what is kept; each is kept in its turn
+    for other_cell, other_plan, other_settings in (
+        (1.01 * cell, plan, settings),
+        (cell.to(torch.float32), plan, settings),
+        (cell.clone().requires_grad_(), plan, settings),
+        (cell, plan, wider),
+        (cell, plan._replace(k_batch=plan.k_batch.clone()), wider),
+    ):
+        found = waves(other_cell, other_plan, other_settings, meshed=False)
+        fresh = CoulombPlan(*(tensor.clone() for tensor in other_plan))
+        expected = waves(other_cell, fresh, other_settings, meshed=False)
+        assert found is not first
+        assert torch.equal(found.weights, expected.weights)
+        assert found.weights.dtype == other_cell.dtype
+        assert not torch.equal(found.weights, first.weights) or other_cell.requires_grad
+    # a list that is changed in place is another list
+    plan = structure.plan(settings)
+    first = waves(cell, plan, settings, meshed=False)
+    plan.k_triplets.neg_()
+    assert waves(cell, plan, settings, meshed=False) is not first
