@@ -24,8 +24,9 @@ from tiny import (
 )
 
 from lsf.errors import DataError, LsfError
+from lsf.train.loop import checkpoint
 from lsf.train.loop.checkpoint import CheckpointError, fingerprint_of
-from lsf.train.loop.epoch import TrainingError, checkpoint, frame_names
+from lsf.train.loop.epoch import TrainingError, frame_names
 from lsf.train.progress import MetricsFile, duration_text
 
 
