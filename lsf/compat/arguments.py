@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import attrs
 
@@ -37,6 +37,18 @@ class Given:
     where: str
     label: str
     value: Any
+
+
+class Assignment(NamedTuple):
+    """A value of the recipe, and the flag it comes from."""
+
+    flag: str
+    key: str
+    value: Any
+
+
+Assignments = Iterator[Assignment]
+"""What a rule of old flags yields."""
 
 
 @attrs.define

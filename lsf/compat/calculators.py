@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final
 import attrs
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
 
 from lsf.engines.ase.calculator import LsfCalculator
 from lsf.errors import LsfError, did_you_mean
@@ -64,6 +65,13 @@ def with_boundary(loaded: LoadedModel, boundary: str | None) -> LoadedModel:
     return attrs.evolve(loaded, recipe=attrs.evolve(loaded.recipe, electrostatics=changed))
 
 
+def _without_effect(reason: str, **settings: object) -> None:
+    """Log which of some old settings were given, and why they change nothing."""
+    given = [name for name, value in settings.items() if value is not None]
+    if given:
+        LOG.warning("%s: no effect, %s", ", ".join(given), reason)
+
+
 class OldCalculator(LsfCalculator):
     """A calculator made from a file name, with the keywords of the older ones.
 
@@ -77,20 +85,20 @@ class OldCalculator(LsfCalculator):
         not given
     formal_charges_key : column of formal charges, for models that read them from the data
     external_field_key : entry of ``atoms.info`` with the gradient of the potential, V/Å
-    fermi_level_key : accepted; local-source models have no Fermi level, the result is 0
+    fermi_level_key : no effect, which is logged: local-source models have no Fermi level
     pbc_handling : boundary method; that of training where not given. Another one is logged as a warning
-    use_compile, compile_backend, compile_mode, compile_dynamic, compile_fullgraph, compile_warmup :
-        accepted where ``use_compile`` is false
+    use_compile : compiling is not available here; True is refused
+    compile_backend, compile_mode, compile_dynamic, compile_fullgraph, compile_warmup : no effect, which is
+        logged
 
-    Results are those of :class:`lsf.engines.ase.calculator.LsfCalculator`, and ``external_field`` (3,) V/Å
-    and ``fermi_level``. Only the model class named ``model`` is accepted.
+    Results are those of :class:`lsf.engines.ase.calculator.LsfCalculator`, and ``external_field`` (3,) V/Å.
+    There is no ``fermi_level``. Only the model class named ``model`` is accepted.
     """
 
     model_name: ClassVar[str] = ""
     implemented_properties: ClassVar[list[str]] = [
         *LsfCalculator.implemented_properties,
         "external_field",
-        "fermi_level",
     ]
 
     def __init__(
@@ -102,17 +110,28 @@ class OldCalculator(LsfCalculator):
         default_dtype: str | None = None,
         formal_charges_key: str = "charges",
         external_field_key: str = "external_field",
-        fermi_level_key: str = "e_fermi",  # noqa: ARG002
+        fermi_level_key: str | None = None,
         pbc_handling: str | None = None,
         use_compile: bool = False,
-        compile_backend: str = "inductor",  # noqa: ARG002
-        compile_mode: str = "reduce-overhead",  # noqa: ARG002
-        compile_dynamic: bool = False,  # noqa: ARG002
-        compile_fullgraph: bool = False,  # noqa: ARG002
-        compile_warmup: bool = True,  # noqa: ARG002
+        compile_backend: str | None = None,
+        compile_mode: str | None = None,
+        compile_dynamic: bool | None = None,
+        compile_fullgraph: bool | None = None,
+        compile_warmup: bool | None = None,
     ) -> None:
         if use_compile:
-            raise LsfError("use_compile: these calculators run the model as it is; leave it out")
+            raise LsfError(
+                "use_compile: these calculators run the model as it is, without compiling; leave it out"
+            )
+        _without_effect("local-source models have no Fermi level", fermi_level_key=fermi_level_key)
+        _without_effect(
+            "compiling is not available",
+            compile_backend=compile_backend,
+            compile_mode=compile_mode,
+            compile_dynamic=compile_dynamic,
+            compile_fullgraph=compile_fullgraph,
+            compile_warmup=compile_warmup,
+        )
         loaded = load_model(model_file(model_path))
         if loaded.recipe.model.use != self.model_name:
             right = {cls.model_name: cls.__name__ for cls in OldCalculator.__subclasses__()}
@@ -140,7 +159,13 @@ class OldCalculator(LsfCalculator):
             if name in results:
                 results[name] = results[name] * (self.energy_unit / self.length_unit**power)
         field = self.external_field(atoms)
-        return {**results, "external_field": np.zeros(3) if field is None else field, "fermi_level": 0.0}
+        return {**results, "external_field": np.zeros(3) if field is None else field}
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """Return a property; what no local-source model has is refused by name."""
+        if name == "fermi_level":
+            raise PropertyNotImplementedError("fermi_level: local-source models have none; leave it out")
+        return super().get_property(name, atoms, allow_calculation)
 
 
 class LocalChargesCalculator(OldCalculator):

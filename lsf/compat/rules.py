@@ -1,6 +1,7 @@
 """What old flags become where several of them decide together.
 
-A rule yields assignments: the flag that is responsible, the recipe key, and its value there.
+A rule yields assignments: the flag that is responsible, the recipe key, and its value there. Rules of the
+training itself: :mod:`lsf.compat.training_rules`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from typing import Any, Final
 import attrs
 from ase.data import chemical_symbols
 
-from lsf.compat.arguments import Flags
-from lsf.compat.assignments import Assignment, Assignments
-from lsf.compat.kernel_rule import kernels
+from lsf.compat.arguments import Assignment, Assignments, Flags
 from lsf.compat.schedule import heads_table, stage_tables
 from lsf.compat.table import flag_rows, names_of
+from lsf.compat.training_rules import averaging, batches, optimizer, stages, trackers
 from lsf.data.atomic_energies import ISOLATED_ATOM
 from lsf.data.readers.shards import is_shard_folder, read_index
 from lsf.errors import LsfError, did_you_mean
@@ -30,6 +30,9 @@ BACKBONE_KEYS: Final = frozenset(
     f"model.{field.name}" for field in attrs.fields(BackboneOptions) if field.name != "start_from"
 )
 """Keys of a recipe that a model to start from decides about."""
+
+KERNEL_FLAGS: Final = ("enable_cueq", "only_cueq")
+"""Flags that choose the accelerated backend of the message passing."""
 
 ISOLATED: Final = re.compile(r"""config_type=["']?IsolatedAtom\b""")
 
@@ -197,15 +200,6 @@ def config_type_weights(flags: Flags) -> Assignments:
         yield Assignment("config_type_weights", "data.config_type_weights", plain)
 
 
-def batches(flags: Flags) -> Assignments:
-    """Count frames per step over all processes; the older trainer counted them per process."""
-    processes = int(os.environ.get("WORLD_SIZE", "1")) if flags["distributed"] else 1
-    for name in ("batch_size", "valid_batch_size"):
-        yield Assignment(name, f"training.{name}", flags[name] * processes)
-    if processes > 1:
-        flags.note("batch_size", f"{flags['batch_size']} in each of {processes} processes")
-
-
 def model(flags: Flags) -> Assignments:
     """Choose the model."""
     names, old = names_of("models"), flags["model"]
@@ -217,6 +211,12 @@ def model(flags: Flags) -> Assignments:
         flags.refuse("model", repr(old), "a model lsf has", name.refused or name.pending)
     else:
         yield Assignment("model", "model.use", name.becomes)
+
+
+def kernels(flags: Flags) -> Assignments:
+    """Choose the kernels; either flag of the older trainer asks for those of cuequivariance."""
+    for name in [name for name in KERNEL_FLAGS if flags[name]][:1]:
+        yield Assignment(name, "model.kernels", flag_rows()[name].new_value(True))
 
 
 def hidden_irreps(flags: Flags) -> Assignments:
@@ -304,68 +304,6 @@ def heads(flags: Flags) -> Assignments:
         for part, mapped in parts.items():
             if mapped:
                 yield Assignment("heads", f"heads.{head}.{part}", mapped)
-
-
-def stages(flags: Flags) -> Assignments:
-    """Lay out the stages."""
-    yield Assignment("train_schedule", "stages", stage_tables(flags))
-
-
-def optimizer(flags: Flags) -> Assignments:
-    """Choose the optimizer and, where it takes one, the scheduler."""
-    yield Assignment("optimizer", "training.optimizer.use", flags["optimizer"])
-    flag = "beta" if flags.has("beta") or not flags.has("beta_two") else "beta_two"
-    yield Assignment(flag, "training.optimizer.betas", [flags["beta"], flags["beta_two"]])
-    yield Assignment("weight_decay", "training.optimizer.weight_decay", flags["weight_decay"])
-    names = ("scheduler", "lr_factor", "scheduler_patience", "lr_scheduler_gamma")
-    if flags["optimizer"] == "schedulefree":
-        for name in ("amsgrad", *names):
-            if flags.has(name):
-                flags.note(name, "no effect with --optimizer schedulefree, the default")
-        return
-    yield Assignment("amsgrad", "training.optimizer.amsgrad", flags["amsgrad"])
-    use = flag_rows()["scheduler"].new_value(flags["scheduler"])
-    yield Assignment("scheduler", "training.scheduler.use", use)
-    read = {"plateau": names[1:3], "exponential": names[3:]}.get(use, ())
-    for name in names[1:]:
-        if name in read:
-            yield Assignment(name, flag_rows()[name].key, flags[name])
-        elif flags.has(name):
-            flags.note(name, f"no effect with --scheduler {flags['scheduler']}")
-
-
-def averaging(flags: Flags) -> Assignments:
-    """Average the weights, or do not."""
-    if flags["ema"]:
-        flag = "ema_decay" if flags.has("ema_decay") else "ema"
-        yield Assignment(flag, "training.ema_decay", flags["ema_decay"])
-        return
-    if flags.has("ema_decay"):
-        flags.note("ema_decay", "no effect without --ema")
-    yield Assignment("ema", "training.ema_decay", "none")
-
-
-def trackers(flags: Flags) -> Assignments:
-    """Send the metrics to Weights & Biases."""
-    names = (
-        "wandb_watch",
-        "wandb_watch_log_freq",
-        "wandb_dir",
-        "wandb_project",
-        "wandb_entity",
-        "wandb_name",
-    )
-    if not flags["wandb"]:
-        for name in names:
-            if flags.has(name):
-                flags.note(name, "no effect without --wandb")
-        return
-    rows = flag_rows()
-    watch = rows["wandb_watch"].new_value(flags["wandb_watch"])
-    yield Assignment("wandb_watch" if flags.has("wandb_watch") else "wandb", "trackers.wandb.watch", watch)
-    for name in names[1:]:
-        if flags.has(name):
-            yield Assignment(name, rows[name].key, flags[name])
 
 
 RULES: Final[dict[str, Callable[[Flags], Assignments]]] = {

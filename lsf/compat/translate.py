@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import attrs
 
-from lsf.compat.arguments import Flags, read_flags
-from lsf.compat.assignments import Assignment
+from lsf.compat.arguments import Assignment, Flags, read_flags
 from lsf.compat.rules import RULES, left_to_foundation
 from lsf.compat.table import Row, flag_rows, names_of
 from lsf.errors import Problem, RecipeError, did_you_mean

@@ -31,7 +31,7 @@ def boxed(n: int = 1) -> Atoms:
     return atoms
 
 
-def test_old_keywords_and_results(model: Path) -> None:
+def test_old_keywords_and_results(model: Path, caplog: pytest.LogCaptureFixture) -> None:
     atoms = water(1)
     atoms.info["homogeneous_field"] = [0.0, 0.0, 0.1]
     calculator = LocalSplitChargesCalculator(
@@ -57,7 +57,11 @@ def test_old_keywords_and_results(model: Path) -> None:
         "energy free_energy forces partial_charges partial_dipoles density_coefficients dipole external_field"
     )
     assert set(names.split()) <= set(results)
-    assert results["fermi_level"] == 0.0
+    given = "compile_backend, compile_mode, compile_dynamic, compile_fullgraph, compile_warmup"
+    assert [record.getMessage() for record in caplog.records] == [
+        "fermi_level_key: no effect, local-source models have no Fermi level",
+        f"{given}: no effect, compiling is not available",
+    ]
     assert results["external_field"].tolist() == [0.0, 0.0, 0.1]
     reference = water(1)
     reference.info["external_field"] = [0.0, 0.0, 0.1]
@@ -115,6 +119,16 @@ def test_a_model_without_polarizability_says_so(model: Path) -> None:
     atoms.calc = LocalSplitChargesCalculator(model)
     with pytest.raises(PropertyNotImplementedError, match="has no polarizability readout"):
         atoms.calc.get_property("polarizability", atoms)
+
+
+def test_a_fermi_level_is_not_invented(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    atoms = water(1)
+    atoms.calc = LocalSplitChargesCalculator(model)
+    assert caplog.text == "", "settings that were not given are not spoken of"
+    atoms.get_potential_energy()
+    assert "fermi_level" not in atoms.calc.results
+    with pytest.raises(PropertyNotImplementedError, match="fermi_level: local-source models have none"):
+        atoms.calc.get_property("fermi_level", atoms)
 
 
 def test_old_file_names(model: Path, caplog: pytest.LogCaptureFixture) -> None:
