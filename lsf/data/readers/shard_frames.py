@@ -214,7 +214,7 @@ def chosen_frames(frames: Sequence[Frame], positions: Sequence[int] | NDArray[np
 
 def _shard_problem(path: Path, checksum: str) -> Problem | None:
     expected = "the shard of this name that the index describes"
-    hint = "write the shards anew with tools/preprocess_data.py"
+    hint = "write the shards anew with lsf shards"
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
