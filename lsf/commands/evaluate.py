@@ -19,9 +19,10 @@ from torch import Tensor
 
 from lsf.data.build import build_graphs
 from lsf.data.checks import label_problems, species_problems, tolerated
-from lsf.data.frames import Frame, atom_entries, file_key, frame_entries, frame_from_atoms
+from lsf.data.frames import Frame, atom_entries, frame_entries, frame_from_atoms
 from lsf.data.graph import AtomGraph, collate
-from lsf.data.readers.extxyz import TITLE, limited, read_atoms, shown_path
+from lsf.data.readers.base import TITLE, Structures, limited
+from lsf.data.readers.choose import read_structures, reader_of
 from lsf.errors import DataError, LsfError, Problem, did_you_mean
 from lsf.formats.model_file.file import LoadedModel, load_model
 from lsf.machine.device import pick_device
@@ -29,7 +30,8 @@ from lsf.machine.files import replacing
 from lsf.models.derivatives import evaluate
 from lsf.models.inputs import check_charge_range
 from lsf.recipe.catalog import catalog
-from lsf.recipe.schema import Checks, Head, Recipe
+from lsf.recipe.data_files import DataFile
+from lsf.recipe.schema import Checks, Head
 from lsf.report.tables import rich_table
 from lsf.train.objective.error_tables import build_error_table
 from lsf.train.objective.labels import PREDICTED_BY, derived_outputs, labelled
@@ -93,7 +95,7 @@ def evaluate_file(
     Parameters
     ----------
     model_path : model file of lsf
-    data_path : extended XYZ
+    data_path : frames in any format of ``lsf list readers``, also a part of a file (``run.traj@::10``)
     out_path : where the labelled frames go, in the order of the file and with everything they had; None
         to compare only. The names of what is added are those of :data:`FRAME_LABELS` and
         :data:`ATOM_LABELS` after ``prefix``; stress only where a frame is fully periodic, charges only
@@ -118,12 +120,15 @@ def evaluate_file(
     _check_names(Path(model_path), data_path, out, prefix)
     target = torch.device(pick_device(device))
     loaded = load_model(model_path)
-    structures = read_atoms(data_path)
-    _check_keys(structures, shown_path(data_path), info_keys or {}, arrays_keys or {})
-    frames = _frames(structures, data_path, loaded, _heads(loaded.recipe, info_keys, arrays_keys), console)
+    read = read_structures(data_path)
+    structures = [atoms for _, atoms in read.numbered]
+    reader, given = reader_of(data_path), Head(dict(info_keys or {}), dict(arrays_keys or {}))
+    _check_keys(structures, read.source, given, reader.keys_of_structures({"": given})[""])
+    heads = reader.keys_of_structures(_with_given(loaded.recipe.heads, given))
+    frames = _frames(read, loaded, heads, console)
     graphs = _graphs(frames, loaded)
     if out is not None:
-        _check_clashes(structures, shown_path(data_path), prefix)
+        _check_clashes(structures, read.source, prefix)
 
     run = _Evaluation.of(loaded, graphs, target, everything=out is not None)
     steps = range(0, len(graphs), batch_size)
@@ -150,33 +155,29 @@ def _check_names(model: Path, data: Path, out: Path | None, prefix: str) -> None
     if out is None:
         return
     for role, path in (("the model", model), ("the data it labels", data)):
-        if out.resolve() == path.resolve():
+        if out.resolve() == DataFile.of(path).path.resolve():
             raise LsfError(f"--out {out} is {role}, which would be overwritten: give another file")
     if out.is_dir():
         raise LsfError(f"--out {out} is a folder: give the name of a file, for example {out / data.name}")
 
 
-def _heads(
-    recipe: Recipe, info_keys: Mapping[str, str] | None, arrays_keys: Mapping[str, str] | None
-) -> dict[str, Head]:
-    """Return the key mappings of the recipe, with the given keys in place of theirs."""
+def _with_given(heads: Mapping[str, Head], given: Head) -> dict[str, Head]:
+    """Return the key mappings with the given keys in place of theirs."""
     return {
-        name: Head({**head.info_keys, **(info_keys or {})}, {**head.arrays_keys, **(arrays_keys or {})})
-        for name, head in recipe.heads.items()
+        name: Head({**head.info_keys, **given.info_keys}, {**head.arrays_keys, **given.arrays_keys})
+        for name, head in heads.items()
     }
 
 
-def _check_keys(
-    structures: Sequence[Atoms],
-    source: str,
-    info_keys: Mapping[str, str],
-    arrays_keys: Mapping[str, str],
-) -> None:
-    """Refuse keys asked for on the command line that no frame has: a slip would compare nothing."""
+def _check_keys(structures: Sequence[Atoms], source: str, given: Head, stored: Head) -> None:
+    """Refuse keys asked for on the command line that no frame has: a slip would compare nothing.
+
+    ``stored`` are the names of the keys given in the structures.
+    """
     problems = []
-    for flag, level, mapping, entries in (
-        ("--info-key", "frame", info_keys, frame_entries),
-        ("--array-key", "atom", arrays_keys, atom_entries),
+    for flag, level, mapping, names, entries in (
+        ("--info-key", "frame", given.info_keys, stored.info_keys, frame_entries),
+        ("--array-key", "atom", given.arrays_keys, stored.arrays_keys, atom_entries),
     ):
         present = set().union(*(entries(atoms).keys() for atoms in structures))
         problems += [
@@ -188,29 +189,27 @@ def _check_keys(
                 did_you_mean(key, present),
             )
             for name, key in mapping.items()
-            if file_key(key) not in present
+            if names[name] not in present
         ]
     if problems:
         raise DataError(TITLE, problems)
 
 
 def _frames(
-    structures: Sequence[Atoms],
-    path: Path,
+    structures: Structures,
     loaded: LoadedModel,
     heads: Mapping[str, Head],
     console: Console,
 ) -> list[Frame]:
     """Return the frames with the references that can be compared, or raise with all that is wrong."""
-    source = shown_path(path)
     # references of a file to be labelled are nobody's training data: what is unusable is not compared
     checks = Checks(drop_nonfinite_labels=True, drop_short_multipoles=True, max_force=None)
     max_l = loaded.recipe.electrostatics.multipoles_max_l
     frames: list[Frame] = []
     problems: list[Problem] = []
     n_dropped = 0
-    for index, atoms in enumerate(structures):
-        frame, found = frame_from_atoms(atoms, heads, source=source, index=index)
+    for index, atoms in structures.numbered:
+        frame, found = frame_from_atoms(atoms, heads, source=structures.source, index=index)
         problems += found
         if frame is not None:
             usable = tolerated(frame, checks, max_l)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lsf.commands.terminal import print_line
 from lsf.commands.train import resolved_recipe
-from lsf.data.readers.extxyz import read_frames
+from lsf.data.readers.choose import read_frames
 from lsf.data.readers.shard_statistics import statistics_of
 from lsf.data.readers.shards import write_shards
 from lsf.recipe.schema import DataOptions

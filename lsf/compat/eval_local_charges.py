@@ -19,7 +19,8 @@ from lsf.data.build import build_graphs
 from lsf.data.checks import species_problems
 from lsf.data.frames import Frame, atom_entries, frame_entries, frame_from_atoms
 from lsf.data.graph import AtomGraph, collate
-from lsf.data.readers.extxyz import TITLE, limited, read_atoms, shown_path
+from lsf.data.readers.base import TITLE, limited, shown_path
+from lsf.data.readers.choose import read_atoms, reader_of
 from lsf.errors import DataError, LsfError, Problem, did_you_mean
 from lsf.formats.model_file.file import LoadedModel, load_model
 from lsf.machine.device import pick_device
@@ -104,12 +105,11 @@ def _graphs(structures: Sequence[Atoms], chosen: argparse.Namespace, loaded: Loa
     rule = options.formal_charge_rule()
     arrays = {"charges": _charges_key(structures, chosen, loaded)} if rule == "from_data" else {}
     head = Head({"external_field": chosen.external_field_key}, arrays)
+    heads = reader_of(chosen.configs).keys_of_structures({"default": head})
     frames: list[Frame] = []
     problems: list[Problem] = []
     for index, atoms in enumerate(structures):
-        frame, found = frame_from_atoms(
-            atoms, {"default": head}, source=shown_path(chosen.configs), index=index
-        )
+        frame, found = frame_from_atoms(atoms, heads, source=shown_path(chosen.configs), index=index)
         problems += found
         frames += [frame] if frame is not None else []
     problems += species_problems(frames, loaded.facts.species)

@@ -25,7 +25,8 @@ from lsf.data.atomic_energies import (
     isolated_energies,
 )
 from lsf.data.frames import Frame
-from lsf.data.readers.extxyz import TITLE, limited, read_frames
+from lsf.data.readers.base import TITLE, limited
+from lsf.data.readers.choose import read_frames
 from lsf.data.readers.shard_statistics import statistics_of
 from lsf.data.readers.shards import write_shards
 from lsf.errors import DataError, RecipeError, did_you_mean

@@ -22,9 +22,10 @@ from lsf.compat.schedule import heads_table, stage_tables
 from lsf.compat.table import flag_rows, names_of
 from lsf.compat.training_rules import averaging, batches, optimizer, stages, trackers
 from lsf.data.atomic_energies import ISOLATED_ATOM
-from lsf.data.readers.shards import is_shard_folder, read_index
+from lsf.data.readers.base import Reader
 from lsf.errors import LsfError, did_you_mean
 from lsf.models.options import BackboneOptions
+from lsf.recipe.data_files import DataFile, reader_for
 
 BACKBONE_KEYS: Final = frozenset(
     f"model.{field.name}" for field in attrs.fields(BackboneOptions) if field.name != "start_from"
@@ -157,8 +158,11 @@ def statistics(flags: Flags) -> dict[str, Any]:
 def _has_isolated_atoms(path: Path) -> bool:
     """Tell whether a frame is marked as an isolated atom; False where the file cannot be read."""
     try:
-        if is_shard_folder(path):
-            return ISOLATED_ATOM in read_index(path)["statistics"].get("config_types", {})
+        data = DataFile.of(path)
+        reader: Reader | None = reader_for(data)
+        statistics = None if reader is None else reader.statistics(data)
+        if statistics is not None:
+            return ISOLATED_ATOM in statistics.get("config_types", {})
         with path.open(encoding="utf-8", errors="replace") as file:
             return any("IsolatedAtom" in line and ISOLATED.search(line) for line in file)
     except (OSError, LsfError):

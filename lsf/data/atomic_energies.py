@@ -14,7 +14,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
 from lsf.data.frames import Frame
-from lsf.data.readers.extxyz import shown_path
+from lsf.data.readers.base import shown_path
 from lsf.errors import Problem, did_you_mean
 
 ISOLATED_ATOM: Final = "IsolatedAtom"

@@ -16,7 +16,7 @@ from lsf.data.checks import cell_problems
 from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
 from lsf.data.neighbors import Neighbors, find_neighbors
-from lsf.data.readers.extxyz import TITLE, limited
+from lsf.data.readers.base import TITLE, limited
 from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, plan_structure
 from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import BoundaryError, DataError, Problem

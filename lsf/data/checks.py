@@ -1,7 +1,7 @@
 """Checks of frames before anything is trained on them; every one has its opt-out in the recipe.
 
 Each check takes frames and returns all problems, so that a caller can collect and then cut them with
-:func:`lsf.data.readers.extxyz.limited`. :func:`tolerated` first applies the opt-outs that mean "leave this
+:func:`lsf.data.readers.base.limited`. :func:`tolerated` first applies the opt-outs that mean "leave this
 label out".
 """
 

@@ -22,12 +22,10 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-# ASE moves results under these names from a frame's arrays into its calculator …
+# ASE moves results under these names from a frame's arrays into its calculator
 _PER_ATOM_RESULTS: Final = frozenset(
     {"forces", "stresses", "charges", "magmoms", "energies", "born_effective_charges"}
 )
-# … and renames these columns.
-_RENAMED_COLUMNS: Final = {"charge": "charges"}
 _STRUCTURE: Final = frozenset({"numbers", "positions"})
 
 _VOIGT: Final = ((0, 5, 4), (5, 1, 3), (4, 3, 2))
@@ -98,11 +96,6 @@ def _results(atoms: Atoms) -> dict[str, Any]:
     return dict(atoms.calc.results) if isinstance(atoms.calc, SinglePointCalculator) else {}
 
 
-def file_key(name: str) -> str:
-    """Return the name under which ASE keeps a column."""
-    return _RENAMED_COLUMNS.get(name, name)
-
-
 def frame_from_atoms(
     atoms: Atoms,
     heads: Mapping[str, Head],
@@ -123,7 +116,7 @@ def frame_from_atoms(
     head = heads[head_name]
     values: dict[str, Floats] = {}
     mapped = [(name, key, entries) for name, key in head.info_keys.items() if name != "head"]
-    mapped += [(name, file_key(key), columns) for name, key in head.arrays_keys.items()]
+    mapped += [(name, key, columns) for name, key in head.arrays_keys.items()]
     for name, key, stored in mapped:
         if key not in stored:
             continue

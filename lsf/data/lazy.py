@@ -1,4 +1,4 @@
-"""Graphs that are built when they are asked for, from frames in shards."""
+"""Graphs that are built when they are asked for, from frames that are read then."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import overload
 
 from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
-from lsf.data.readers.shard_frames import ShardFrames
+from lsf.data.readers.base import LazyFrames
 from lsf.data.statistics import Summary
 from lsf.recipe.quantities import LABELS
 
@@ -16,12 +16,12 @@ Build = Callable[[Frame], AtomGraph]
 
 
 class LazyGraphs(Sequence[AtomGraph]):
-    """Graphs of frames in shards; none of them is kept.
+    """Graphs of lazy frames; none of them is kept.
 
     What would need a pass over all graphs is known from their ``summary``.
     """
 
-    def __init__(self, frames: ShardFrames, build: Build, summary: Summary) -> None:
+    def __init__(self, frames: LazyFrames, build: Build, summary: Summary) -> None:
         self._frames = frames
         self._build = build
         self._summary = summary
@@ -37,7 +37,8 @@ class LazyGraphs(Sequence[AtomGraph]):
 
     def __getitem__(self, index: int | slice) -> AtomGraph | LazyGraphs:
         if isinstance(index, slice):
-            return LazyGraphs(self._frames[index], self._build, self._summary)
+            positions = range(len(self._frames))[index]
+            return LazyGraphs(self._frames.select(positions), self._build, self._summary)
         return self._build(self._frames[index])
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -18,9 +17,8 @@ from lsf.data import atomic_energies, checks
 from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
 from lsf.data.net_charge import net_charge_warnings
-from lsf.data.readers.extxyz import TITLE, Reading, read_file, shown_path
-from lsf.data.readers.shard_frames import ShardFrames, changed_frames, chosen_frames, read_shards
-from lsf.data.readers.shards import INDEX, is_shard_folder
+from lsf.data.readers.base import TITLE, LazyFrames, Reading, changed_frames, chosen_frames, shown_path
+from lsf.data.readers.choose import checksum_of, read_file
 from lsf.data.splits import Findings, Frames, build_splits, formal_charge_rule, lazy_splits
 from lsf.data.statistics import DataFacts, SplitCounts, Summary, provenance_of
 from lsf.data.survey_cache import Known, SurveyCache
@@ -33,7 +31,7 @@ TRAIN: Final = "train"
 VALID: Final = "valid"
 
 PORTION: Final = 256
-"""Frames of shards that are checked together."""
+"""Lazy frames that are checked together."""
 
 
 @attrs.frozen(eq=False)
@@ -64,7 +62,7 @@ def load_data(recipe: Recipe, log: logging.Logger) -> DataSplits:
     }
     if not frames[TRAIN]:
         findings.stop_if_any(log)
-    cache = SurveyCache.of(recipe, paths)
+    cache = SurveyCache.of(recipe, paths, frames)
     known = cache.read()
     places = _isolated_atoms(frames[TRAIN]) if known is None else known.isolated
     isolated = list(chosen_frames(frames[TRAIN], places))
@@ -82,7 +80,7 @@ def load_data(recipe: Recipe, log: logging.Logger) -> DataSplits:
         graphs, summaries = build_splits(recipe, frames, energies, findings, log)
         boxed = _count_boxed(frames)
     else:
-        log.info("checks and statistics of the shards are those of %s", cache.path)
+        log.info("checks and statistics of the frames are those of %s", cache.path)
         findings.warnings += [item for item in known.warnings if item not in findings.warnings]
         energies, summaries, boxed = known.energies, known.summaries, known.boxed
         graphs = lazy_splits(recipe, frames, summaries)
@@ -90,7 +88,7 @@ def load_data(recipe: Recipe, log: logging.Logger) -> DataSplits:
     if known is None and all(len(graphs[split]) == len(frames[split]) for split in frames):
         cache.write(Known(energies, summaries, boxed, list(places), findings.warnings))
     counts = tuple(summary.counts for summary in summaries.values())
-    facts = _facts(paths, summaries[TRAIN], counts, energies)
+    facts = _facts(paths, summaries[TRAIN], counts, energies, recipe.data.reader)
     _report(recipe, boxed, facts, log)
     tests = {split: graphs[split] for split in graphs if split not in (TRAIN, VALID)}
     return DataSplits(graphs[TRAIN], graphs[VALID], tests, facts, counts)
@@ -121,9 +119,7 @@ def _paths(recipe: Recipe) -> dict[str, str]:
 
 def _read(recipe: Recipe, paths: Mapping[str, str], findings: Findings) -> dict[str, Reading]:
     readings = {
-        split: (read_shards if is_shard_folder(path) else read_file)(
-            path, recipe.heads, recipe.data.config_type_weights
-        )
+        split: read_file(path, recipe.heads, recipe.data.config_type_weights, recipe.data.reader)
         for split, path in paths.items()
     }
     for split, reading in readings.items():
@@ -204,9 +200,9 @@ def _check(recipe: Recipe, frames: Frames, isolated: Sequence[Frame], findings: 
 
 def _portions(frames: Sequence[Frame]) -> Iterable[Sequence[Frame]]:
     """Return the frames in portions that may be in memory together."""
-    if not isinstance(frames, ShardFrames):
+    if not isinstance(frames, LazyFrames):
         return [frames]
-    return (frames[start : start + PORTION].read() for start in range(0, len(frames), PORTION))
+    return (list(frames[start : start + PORTION]) for start in range(0, len(frames), PORTION))
 
 
 def _atomic_energies(
@@ -227,10 +223,9 @@ def _facts(
     train: Summary,
     counts: Sequence[SplitCounts],
     energies: Mapping[int, float],
+    reader: str,
 ) -> DataFacts:
-    # the index of a folder of shards holds the checksums of all its files
-    contents = {path: Path(path) / INDEX if is_shard_folder(path) else Path(path) for path in paths.values()}
-    checksums = {path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in contents.items()}
+    checksums = {path: checksum_of(path, reader) for path in paths.values()}
     files = {count.split: paths.get(count.split, paths[TRAIN]) for count in counts}
     return DataFacts(
         species=tuple(sorted(energies)),

@@ -16,8 +16,7 @@ from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
 from lsf.data.lazy import LazyGraphs
 from lsf.data.potentials import add_reference_potentials, trains_on_potentials
-from lsf.data.readers.extxyz import TITLE, limited
-from lsf.data.readers.shard_frames import ShardFrames
+from lsf.data.readers.base import TITLE, LazyFrames, limited
 from lsf.data.statistics import Summary, Survey
 from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import BoundaryError, DataError, Problem
@@ -87,14 +86,14 @@ def build_splits(
 ) -> tuple[dict[str, Sequence[AtomGraph]], dict[str, Summary]]:
     """Return graphs and summary by split; frames that cannot have a graph become problems, or are left out.
 
-    Graphs of frames in shards are built once for the survey, and again whenever they are asked for.
+    Graphs of lazy frames are built once for the survey, and again whenever they are asked for.
     """
     build = Builder.of(recipe)
     limits = recipe.data.checks
     graphs: dict[str, Sequence[AtomGraph]] = {}
     summaries: dict[str, Summary] = {}
     for split, split_frames in frames.items():
-        stored = isinstance(split_frames, ShardFrames)
+        stored = isinstance(split_frames, LazyFrames)
         survey, kept, built = Survey(energies), array("q"), []
         dropped = derived = 0
         for place, frame in enumerate(split_frames):
@@ -122,7 +121,7 @@ def build_splits(
         share_lists(built)
         graphs[split] = built
         summaries[split] = survey.summary(split)
-        if isinstance(split_frames, ShardFrames):
+        if isinstance(split_frames, LazyFrames):
             graphs[split] = LazyGraphs(split_frames.select(kept), build, summaries[split])
     return graphs, summaries
 
@@ -150,10 +149,10 @@ def _tell_dropped(
 def lazy_splits(
     recipe: Recipe, frames: Frames, summaries: Mapping[str, Summary]
 ) -> dict[str, Sequence[AtomGraph]]:
-    """Return the graphs of frames in shards whose summaries are known."""
+    """Return the graphs of lazy frames whose summaries are known."""
     build = Builder.of(recipe)
     return {
         split: LazyGraphs(split_frames, build, summaries[split])
         for split, split_frames in frames.items()
-        if isinstance(split_frames, ShardFrames)
+        if isinstance(split_frames, LazyFrames)
     }

@@ -1,6 +1,6 @@
-"""The outcome of the checks and statistics of shards, kept beside them: they are gone through once.
+"""The outcome of the checks and statistics of lazy frames, kept beside them: they are gone through once.
 
-It holds for one set of folders, one version of lsf, and the parts of a recipe that the data stage reads.
+It holds for one set of files, one version of lsf, and the parts of a recipe that the data stage reads.
 """
 
 from __future__ import annotations
@@ -8,19 +8,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 import lsf
+from lsf.data.frames import Frame
 from lsf.data.potentials import trains_on_potentials
-from lsf.data.readers.shards import INDEX, is_shard_folder
+from lsf.data.readers.base import LazyFrames
+from lsf.data.readers.choose import checksum_of
 from lsf.data.statistics import Summary
 from lsf.errors import LsfError
 from lsf.machine.caches import enabled
 from lsf.machine.files import replacing
+from lsf.recipe.data_files import DataFile
 
 if TYPE_CHECKING:
     from lsf.recipe.schema import Recipe
@@ -42,15 +45,17 @@ class Known:
 
 @attrs.frozen
 class SurveyCache:
-    """The file for one recipe's data in the training folder; without a path nothing is kept."""
+    """The file for one recipe's data beside its training frames; without a path nothing is kept."""
 
     path: Path | None
     key: str = ""
 
     @classmethod
-    def of(cls, recipe: Recipe, paths: Mapping[str, str]) -> SurveyCache:
-        """Return the file for a recipe; nothing is kept of splits in plain files."""
-        if not enabled() or not all(is_shard_folder(path) for path in paths.values()):
+    def of(
+        cls, recipe: Recipe, paths: Mapping[str, str], frames: Mapping[str, Sequence[Frame]]
+    ) -> SurveyCache:
+        """Return the file for a recipe; nothing is kept of splits that are in memory."""
+        if not enabled() or not all(isinstance(split_frames, LazyFrames) for split_frames in frames.values()):
             return cls(None)
         from lsf.recipe.read import as_table
 
@@ -67,15 +72,16 @@ class SurveyCache:
             "potentials": trains_on_potentials(recipe),
             "seed": recipe.seed,
             "splits": {
-                split: hashlib.sha256((Path(path) / INDEX).read_bytes()).hexdigest()
+                split: [str(DataFile.of(path).selection), checksum_of(path, recipe.data.reader)]
                 for split, path in paths.items()
             },
         }
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return cls(Path(paths["train"]) / f"checked-{key[:16]}.json", key)
+        train = DataFile.of(paths["train"]).path
+        return cls((train if train.is_dir() else train.parent) / f"checked-{key[:16]}.json", key)
 
     def read(self) -> Known | None:
-        """Return what is known; None where the shards are still to be gone through."""
+        """Return what is known; None where the frames are still to be gone through."""
         if self.path is None:
             return None
         try:

@@ -13,11 +13,11 @@ from typing import Any, Final, Protocol, runtime_checkable
 import attrs
 from ase.data import chemical_symbols
 
-from lsf.data.readers.shards import is_shard_folder
 from lsf.errors import Problem, RecipeError, nearest
 from lsf.machine.device import device_problem, pick_device
 from lsf.recipe.catalog import Catalog, catalog
 from lsf.recipe.convert import FileName
+from lsf.recipe.data_files import DataFile, reader_for
 from lsf.recipe.from_model_file import ReadStart, fill_from_model_file, no_reader, start_problems
 from lsf.recipe.quantities import PROPERTIES
 from lsf.recipe.read import draft_recipe, in_order
@@ -72,7 +72,8 @@ def resolve(
         fill_from_model_file(table, folder, read_start)
 
     draft = draft_recipe(path, overrides, components, complete)
-    found = [*draft.problems, *(_placed(item, draft.positions) for item in _missing_files(draft.files))]
+    missing = _missing_files(draft.files, components)
+    found = [*draft.problems, *(_placed(item, draft.positions) for item in missing)]
     if draft.recipe is not None:
         suspect = tuple(problem.key for problem in draft.problems)
         found += recipe_problems(draft.recipe, draft.positions, components, suspect)
@@ -130,14 +131,17 @@ def _validation_split(recipe: Recipe, _components: Catalog) -> list[Problem]:
     return [_problem(("data", "valid"), found, "one of the two", hint)]
 
 
-def _missing_files(files: Sequence[FileName]) -> list[Problem]:
+def _missing_files(files: Sequence[FileName], components: Catalog | None) -> list[Problem]:
     found = []
     for name in files:
-        file = Path(name.file)
-        if file.is_file() or is_shard_folder(file):
+        data = DataFile.of(name.file)
+        file = Path(name.file) if data.selection is None else data.path
+        if file.is_file() or reader_for(data, components=components) is not None:
             continue
         text = (
-            f"{file}, which is a folder without shards" if file.is_dir() else f"{file}, which does not exist"
+            f"{file}, which is a folder that no reader of frames recognises"
+            if file.is_dir()
+            else f"{file}, which does not exist"
         )
         expected = " or ".join(["a file", *(f'"{word}"' for word in name.words)])
         found.append(_problem(name.key, text, expected, _file_hint(file, name.words)))

@@ -116,9 +116,16 @@ class DataOptions:
     """Where the data is and how it is checked (table ``data``)."""
 
     train: str = option(
-        "Training frames, an extended XYZ file or a folder of shards. The element list and the statistics of "
-        "the model come from it.",
+        "Training frames: extended XYZ, a folder of shards, or any file ASE reads, also a part of one "
+        "(run.traj@100::10). The element list and the statistics of the model come from it.",
         path=True,
+    )
+    reader: str = option(
+        "What reads the frames, see lsf list readers; auto takes the first that recognises a file. Name one "
+        "where a file has an unusual name.",
+        default="auto",
+        registry="readers",
+        words=("auto",),
     )
     valid: str | None = option(
         "Validation frames. They choose the best checkpoint; give this or valid_fraction.",

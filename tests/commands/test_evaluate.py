@@ -10,11 +10,14 @@ from rich.console import Console
 
 import lsf
 from lsf.commands.evaluate import evaluate_file
+from lsf.data.readers.choose import read_frames
+from lsf.data.readers.shards import write_shards
 from lsf.data.statistics import DataFacts
 from lsf.errors import DataError, LsfError, ModelFileError
 from lsf.formats.model_file.file import save_model
 from lsf.models.build import build_model
 from lsf.recipe.read import read_recipe_text
+from lsf.recipe.schema import Head
 from tests.models.helpers import CHARGES, triclinic_salt, water
 
 RECIPE = """
@@ -329,3 +332,29 @@ def test_truncated_file_names_frame_and_line(model, data, tmp_path):
         DataError, match=r"cut\.xyz, frame 3, line \d+: found the end of the file after 8 atoms"
     ):
         evaluate_file(model, tmp_path / "cut.xyz")
+
+
+def test_frames_come_from_every_reader(model, data, structures, tmp_path):
+    """A trajectory, shards and a part of a file give the numbers of the extended XYZ file."""
+    plain = evaluate_file(model, data, tmp_path / "plain.xyz")
+    write(tmp_path / "frames.traj", structures)
+    info = {"energy": "REF_energy", "external_field": "external_field"}
+    head = {"default": Head(info, {"forces": "REF_forces"})}
+    write_shards(read_frames(data, head), tmp_path / "shards", 2, {})
+    labelled = read(tmp_path / "plain.xyz", ":")
+    for name, places in (
+        ("frames.traj", [0, 1, 2, 3]),
+        ("shards", [0, 1, 2, 3]),
+        ("frames.traj@1::2", [1, 3]),
+    ):
+        metrics = evaluate_file(model, tmp_path / name, tmp_path / "out.xyz")
+        for atoms, place in zip(read(tmp_path / "out.xyz", ":"), places, strict=True):
+            # the plain file has positions to eight decimals
+            assert abs(atoms.info["lsf_energy"] - labelled[place].info["lsf_energy"]) < 1e-6
+            assert atoms.info["config_type"] == ("salt" if place == 1 else "water")
+        if name == "shards":
+            assert metrics.errors["forces"].rmse == plain.errors["forces"].rmse
+    with pytest.raises(LsfError, match="would be overwritten"):
+        evaluate_file(model, f"{tmp_path / 'frames.traj'}@:1", tmp_path / "frames.traj")
+    with pytest.raises(DataError, match=r"--array-key charges=q: found the key 'q' in no frame"):
+        evaluate_file(model, tmp_path / "shards", arrays_keys={"charges": "q"})

@@ -19,8 +19,7 @@ from lsf.compat.arguments import EXPECTED
 from lsf.compat.preprocess import KEY_FLAGS, usage
 from lsf.compat.table import Row, flag_rows, markdown_table
 from lsf.compat.translate import translate
-from lsf.data.readers.extxyz import read_frames
-from lsf.data.readers.shard_frames import read_shards
+from lsf.data.readers.choose import read_file, read_frames
 from lsf.data.readers.shards import read_index
 from lsf.recipe.schema import Head
 from tests.compat.conftest import Command
@@ -59,7 +58,7 @@ def main(arguments: list[str]) -> int:
 
 
 def frames_of(folder: Path) -> list[int]:
-    return [frame.index for frame in read_shards(folder, HEADS).frames]
+    return [frame.index for frame in read_file(folder, HEADS).frames]
 
 
 def test_every_flag_of_the_older_script_has_a_row() -> None:
@@ -84,9 +83,7 @@ def test_splits_weights_and_statistics(data: Path, capsys: pytest.CaptureFixture
     assert len(valid) == 5
     assert sorted(train + valid) == test == list(range(20))
     assert train != sorted(train), "shuffled"
-    weights = {
-        f.config_type: float(f.weights["energy"]) for f in read_shards(data / "p/a_test", HEADS).frames
-    }
+    weights = {f.config_type: float(f.weights["energy"]) for f in read_file(data / "p/a_test", HEADS).frames}
     assert weights == {"v": 1.0, "w": 3.0}
     index = read_index(data / "p" / "a_train")["statistics"]
     assert (index["avg_num_neighbors"], index["atoms"], index["species"]) == (2.0, 45, [1, 8])

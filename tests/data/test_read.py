@@ -7,7 +7,8 @@ import pytest
 from data_files import HEAD, HEADS, WATER, frame_text, waters, write
 
 from lsf.data.build import build_graph
-from lsf.data.readers.extxyz import limited, read_atoms, read_file, read_frames
+from lsf.data.readers.base import limited
+from lsf.data.readers.choose import read_atoms, read_file, read_frames
 from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import DataError, Problem
 from lsf.recipe.schema import Head
@@ -313,7 +314,7 @@ def test_files_that_are_none(tmp_path):
         read_frames(tmp_path / "watr.xyz", HEADS)
     with pytest.raises(DataError, match=r"the folder .*nowhere does not exist either"):
         read_frames(tmp_path / "nowhere" / "a.xyz", HEADS)
-    with pytest.raises(DataError, match="found a folder; expected an extended XYZ file"):
+    with pytest.raises(DataError, match="found a folder that no reader recognises"):
         read_frames(tmp_path, HEADS)
     with pytest.raises(DataError, match=r"found an empty file; expected .* at least one frame"):
         read_frames(write(tmp_path / "empty.xyz", "\n"), HEADS)

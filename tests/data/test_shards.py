@@ -16,9 +16,10 @@ from data_files import HEAD, HEADS, WATER, frame_text, waters, write
 from test_loader import load
 
 from lsf.data.graph import AtomGraph
-from lsf.data.readers.extxyz import read_file, read_frames
-from lsf.data.readers.shard_frames import changed_frames, chosen_frames, read_shards
-from lsf.data.readers.shards import INDEX, is_shard_folder, read_index, write_shards
+from lsf.data.readers.base import changed_frames, chosen_frames
+from lsf.data.readers.choose import read_file, read_frames, reader_of
+from lsf.data.readers.shard_frames import Shards
+from lsf.data.readers.shards import INDEX, read_index, write_shards
 from lsf.errors import DataError, LsfError
 from lsf.recipe.catalog import own_folder
 from lsf.recipe.schema import Checks, Head
@@ -66,11 +67,11 @@ def test_frames_come_back_as_they_were(tmp_path, per_shard):
     path = rich_file(tmp_path)
     heads = {"default": RICH}
     write_shards(read_frames(path, heads), tmp_path / "shards", per_shard, {"note": "é"})
-    assert is_shard_folder(tmp_path / "shards")
+    assert isinstance(reader_of(tmp_path / "shards"), Shards)
     assert read_index(tmp_path / "shards")["statistics"] == {"note": "é"}
     for weights in (None, {"slab": 3.0}):
         straight = read_file(path, heads, weights)
-        sharded = read_shards(tmp_path / "shards", heads, weights)
+        sharded = read_file(tmp_path / "shards", heads, weights)
         assert not sharded.problems
         assert not sharded.absent
         for one, other in zip(straight.frames, sharded.frames, strict=True):
@@ -81,13 +82,13 @@ def test_heads_choose_among_the_properties(tmp_path):
     path = rich_file(tmp_path)
     write_shards(read_frames(path, {"default": RICH}), tmp_path / "shards", 2, {})
     fewer = {"default": Head({"energy": "whatever"}, {})}
-    reading = read_shards(tmp_path / "shards", fewer)
+    reading = read_file(tmp_path / "shards", fewer)
     assert all(set(frame.values) <= {"energy"} for frame in reading.frames)
     assert all(float(frame.weights["forces"]) == 0.0 for frame in reading.frames)
     more = {"default": Head({"polarizability": "a"}, {})}
-    (problem,) = read_shards(tmp_path / "shards", more).absent
+    (problem,) = read_file(tmp_path / "shards", more).absent
     assert "heads.default.info_keys.polarizability: found no polarizability in any frame" in str(problem)
-    (problem, *_) = read_shards(tmp_path / "shards", {"other": RICH}).problems
+    (problem, *_) = read_file(tmp_path / "shards", {"other": RICH}).problems
     assert "head: found 'default'; expected one of the recipe's heads: other" in str(problem)
 
 
@@ -109,17 +110,17 @@ def test_damaged_shards_are_refused(tmp_path):
     content = second.read_bytes()
     second.write_bytes(content[:-1])
     with pytest.raises(DataError, match=r"shard-00001\.safetensors: found a file with another checksum"):
-        read_shards(folder, HEADS)
+        read_frames(folder, HEADS)
     second.unlink()
     with pytest.raises(DataError, match=r"shard-00001\.safetensors: found no readable file \(No such file"):
-        read_shards(folder, HEADS)
+        read_frames(folder, HEADS)
     index = json.loads((folder / INDEX).read_text())
     (folder / INDEX).write_text(json.dumps(index | {"format_version": 9}))
     with pytest.raises(LsfError, match="written in format 9; this lsf reads formats up to 1: update lsf"):
-        read_shards(folder, HEADS)
+        read_frames(folder, HEADS)
     (folder / INDEX).write_text("{")
     with pytest.raises(LsfError, match=r"index\.json: not an index of shards .* write the shards anew"):
-        read_shards(folder, HEADS)
+        read_frames(folder, HEADS)
 
 
 def test_the_tool_writes_every_split_of_a_recipe(tmp_path):
@@ -144,7 +145,7 @@ def sharded(tmp_path, count=10, per_shard=3):
 def test_frames_may_be_asked_for_in_any_order(tmp_path, monkeypatch):
     path, folder = sharded(tmp_path)
     monkeypatch.setattr("lsf.data.readers.shard_frames.OPEN_SHARDS", 2)
-    straight, frames = read_frames(path, HEADS), read_shards(folder, HEADS).frames
+    straight, frames = read_frames(path, HEADS), read_file(folder, HEADS).frames
     assert len(frames) == 10
     for place in (9, 0, 5, 0, 3, -1):
         assert_same(frames[place], straight[place])
@@ -225,7 +226,7 @@ def test_shards_are_gone_through_once(tmp_path, monkeypatch, caplog):
     assert [int(graph.frame_index) for graph in again.train] == [int(g.frame_index) for g in first.train]
     assert again.train.config_types == first.train.config_types
     assert again.train.labelled == first.train.labelled
-    assert f"checks and statistics of the shards are those of {known}" in caplog.text
+    assert f"checks and statistics of the frames are those of {known}" in caplog.text
     told = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len(told) == 2
     assert told[0] == told[1], "warnings are told every time"

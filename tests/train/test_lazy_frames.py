@@ -15,7 +15,7 @@ from tiny import Splits, TinyModel, loss_terms, make_recipe, tiny_evaluate
 
 from lsf.data.lazy import LazyGraphs
 from lsf.data.loader import load_data
-from lsf.data.readers.extxyz import read_frames
+from lsf.data.readers.choose import read_frames
 from lsf.data.readers.shards import write_shards
 from lsf.electrostatics.settings import Electrostatics
 from lsf.options import Component

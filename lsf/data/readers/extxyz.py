@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import gzip
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 import attrs
 
-from lsf.data.frames import Frame, atom_entries, file_key, frame_entries, frame_from_atoms
-from lsf.errors import DataError, Problem, nearest
-from lsf.recipe.quantities import LABELS
+from lsf.data.readers.base import StructureReader, Structures, no_frames, shown_path
+from lsf.errors import Problem
+from lsf.recipe.data_files import DataFile
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from lsf.recipe.schema import Head
 
-TITLE: Final = "the data cannot be used; frames are counted from 0"
-
 _VOIGT_ENTRY: Final = re.compile(r"""(?<!\S)(stress|virial)=(["'{\[])([^"'}\]]*)(["'}\]])""")
 _DEFAULT_COLUMNS: Final = "species:S:1:pos:R:3"
-_NUMBER: Final = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?")
-_KNOWN_WEIGHTS: Final = frozenset({"config_weight", *(f"config_{name}_weight" for name in LABELS)})
+_RENAMED_COLUMNS: Final = {"charge": "charges"}
+"""Columns that ASE keeps under another name."""
+_PROBE: Final = 4096
+"""Characters of a line that are looked at to recognise a file."""
+_UNPACKING: Final = (OSError, EOFError, zlib.error)
+"""What opening and unpacking a file raises."""
 
 
 class _Chunk(NamedTuple):
@@ -36,190 +39,89 @@ class _Chunk(NamedTuple):
     lines: list[str]
 
 
-@attrs.frozen
-class Reading:
-    """What a file held.
+class ExtendedXYZ(StructureReader):
+    """Frames of an extended XYZ file."""
 
-    ``problems`` make the file unusable. ``absent`` are mapped keys that no frame has: for training data a
-    mistake, for data to be evaluated merely something that cannot be compared. ``unknown_weights`` are
-    entries named like weights that weigh nothing. ``heads`` are the heads that frames belong to.
-    """
+    order = 20
+    expected = "an extended XYZ file"
 
-    source: str
-    frames: Sequence[Frame]
-    problems: tuple[Problem, ...]
-    absent: tuple[Problem, ...]
-    unknown_weights: tuple[str, ...]
-    heads: tuple[str, ...]
+    def recognises(self, file: DataFile) -> bool:
+        """Tell by the suffix, elsewhere by a count of atoms followed by a comment line with entries."""
+        name = file.path.name.lower().removesuffix(".gz")
+        if name.endswith((".xyz", ".extxyz")):
+            return True
+        try:
+            with _opened(file.path) as lines:
+                first, second = (lines.readline(_PROBE) for _ in range(2))
+        except (*_UNPACKING, UnicodeDecodeError):
+            return False
+        return first.strip().isdecimal() and "=" in second
 
+    def structures(self, file: DataFile) -> Structures:
+        """Return the structures; problems name frame and line."""
+        found, problems = _read_structures(file)
+        return Structures(shown_path(file.path), found, problems)
 
-def shown_path(path: Path) -> str:
-    """Return the path as messages show it: from the current folder where it lies inside."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-def read_frames(
-    path: str | Path,
-    heads: Mapping[str, Head],
-    config_type_weights: Mapping[str, float] | None = None,
-) -> list[Frame]:
-    """Return the frames of an extended XYZ file; labels that are absent are no error.
-
-    Raises :class:`lsf.errors.DataError` with every problem found in the file.
-    """
-    reading = read_file(path, heads, config_type_weights)
-    if reading.problems:
-        raise DataError(TITLE, limited(reading.problems))
-    return list(reading.frames)
-
-
-def read_atoms(path: str | Path) -> list[Atoms]:
-    """Return the structures of an extended XYZ file as ASE reads them.
-
-    Raises :class:`lsf.errors.DataError` as :func:`read_frames` does.
-    """
-    structures, problems = _read_structures(Path(path))
-    if problems:
-        raise DataError(TITLE, limited(problems))
-    return [atoms for _, atoms in structures]
-
-
-def read_file(
-    path: str | Path,
-    heads: Mapping[str, Head],
-    config_type_weights: Mapping[str, float] | None = None,
-) -> Reading:
-    """Return the frames of a file with all problems instead of raising them."""
-    path = Path(path)
-    source = shown_path(path)
-    structures, problems = _read_structures(path)
-    frames: list[Frame] = []
-    frame_keys: Counter[str] = Counter()
-    atom_keys: Counter[str] = Counter()
-    for index, atoms in structures:
-        frame_keys.update(frame_entries(atoms).keys())
-        atom_keys.update(atom_entries(atoms).keys())
-        frame, found = frame_from_atoms(
-            atoms, heads, source=source, index=index, config_type_weights=config_type_weights
-        )
-        problems += found
-        if frame is not None:
-            frames.append(frame)
-    # a file that cannot be read says nothing about its keys
-    absent = _absent_keys(source, frames, heads, frame_keys, atom_keys) if frames else []
-    unknown = sorted(
-        key
-        for key in frame_keys
-        if key.startswith("config_") and key.endswith("_weight") and key not in _KNOWN_WEIGHTS
-    )
-    used = tuple(dict.fromkeys(frame.head for frame in frames))
-    return Reading(source, tuple(frames), tuple(problems), tuple(absent), tuple(unknown), used)
-
-
-def _absent_keys(
-    source: str,
-    frames: Sequence[Frame],
-    heads: Mapping[str, Head],
-    frame_keys: Mapping[str, int],
-    atom_keys: Mapping[str, int],
-) -> list[Problem]:
-    """Return a problem for every mapped key that no frame has, naming the nearest one there is."""
-    problems = []
-    for head_name in dict.fromkeys(frame.head for frame in frames):
-        head = heads[head_name]
-        tables = (
-            ("info_keys", head.info_keys, frame_keys, atom_keys, "frame", "atom"),
-            ("arrays_keys", head.arrays_keys, atom_keys, frame_keys, "atom", "frame"),
-        )
-        for table, mapping, keys, other_keys, level, other_level in tables:
-            for name, key in mapping.items():
-                if file_key(key) in keys:
-                    continue
-                match = nearest(key, keys)
-                listed = ", ".join(sorted(keys)) or "none"
-                hint = f"did you mean {match!r}? " if match else ""
-                if file_key(key) in other_keys:
-                    hint = f"{key!r} is there once per {other_level}, not per {level}. "
-                problems.append(
-                    Problem(
-                        source,
-                        f"heads.{head_name}.{table}.{name}",
-                        f"the key {key!r} in no frame",
-                        f"a key of the file, once per {level}",
-                        f"{hint}keys per {level} in the file: {listed}",
-                    )
-                )
-    return problems
-
-
-def limited(problems: Sequence[Problem], first: int = 5) -> list[Problem]:
-    """Return the problems with repetitions cut: of one kind in one file the first few, a count, one hint.
-
-    Two problems are of one kind when key, expectation and hint agree but for numbers.
-    """
-    groups: dict[tuple[str, ...], list[Problem]] = {}
-    for problem in problems:
-        text = [_NUMBER.sub("#", part) for part in (problem.expected, problem.hint)]
-        groups.setdefault((problem.where.split(", frame")[0], problem.key, *text), []).append(problem)
-    shown: list[Problem] = []
-    for group in groups.values():
-        *others, last = group[:first]
-        shown += [attrs.evolve(problem, hint="") for problem in others]
-        more = [f"… and {len(group) - first} more like this"] if len(group) > first else []
-        shown.append(attrs.evolve(last, hint="\n    ".join([*more, last.hint] if last.hint else more)))
-    return shown
+    def keys_of_structures(self, heads: Mapping[str, Head]) -> Mapping[str, Head]:
+        """Return the mapping with the names that ASE gives to columns."""
+        return {
+            name: attrs.evolve(
+                head,
+                arrays_keys={
+                    key: _RENAMED_COLUMNS.get(column, column) for key, column in head.arrays_keys.items()
+                },
+            )
+            for name, head in heads.items()
+        }
 
 
 # ---------------------------------------------------------------------------------------------------
 # from text to ASE
 
 
-def _read_structures(path: Path) -> tuple[list[tuple[int, Atoms]], list[Problem]]:
+def _read_structures(file: DataFile) -> tuple[list[tuple[int, Atoms]], list[Problem]]:
     """Return (frame number, structure) of every readable frame, and the problems of the others."""
+    path, source = file.path, shown_path(file.path)
     structures: list[tuple[int, Atoms]] = []
     problems: list[Problem] = []
     try:
-        for item in _chunks(path):
-            if isinstance(item, Problem):
-                problems.append(item)
-                continue
-            atoms = _parse(shown_path(path), item)
+        for _, chunk in file.selected(_noting(_chunks(path), problems)):
+            atoms = _parse(source, chunk)
             if isinstance(atoms, Problem):
                 problems.append(atoms)
             else:
-                structures.append((item.number, atoms))
+                structures.append((chunk.number, atoms))
     except UnicodeDecodeError:
         expected = "an extended XYZ file as plain text"
-        return [], [
-            Problem(shown_path(path), "", "bytes that are no text", expected, "unpack compressed files")
-        ]
-    except OSError as error:
-        return [], [_unreadable(path, error)]
+        hint = "compressed files are read where their name ends in .gz"
+        return [], [Problem(source, "", "bytes that are no text", expected, hint)]
+    except _UNPACKING as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        found = f"a file that cannot be read ({reason})"
+        return [], [Problem(source, "", found, "an extended XYZ file")]
     if not structures and not problems:
-        problems.append(
-            Problem(shown_path(path), "", "an empty file", "an extended XYZ file with at least one frame")
-        )
+        problems.append(no_frames(file, "an extended XYZ file"))
     return structures, problems
 
 
-def _unreadable(path: Path, error: OSError) -> Problem:
-    expected = "an extended XYZ file"
-    if isinstance(error, FileNotFoundError):
-        siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-        match = nearest(path.name, siblings)
-        hint = f"did you mean {match!r}?" if match else ""
-        if not path.parent.is_dir():
-            hint = f"the folder {shown_path(path.parent)} does not exist either"
-        return Problem(shown_path(path), "", "no such file", expected, hint)
-    if isinstance(error, IsADirectoryError):
-        return Problem(shown_path(path), "", "a folder", expected)
-    return Problem(shown_path(path), "", f"a file that cannot be read ({error.strerror})", expected)
+def _noting(items: Iterable[_Chunk | Problem], problems: list[Problem]) -> Iterator[_Chunk]:
+    """Yield the chunks; problems go where they are collected."""
+    for item in items:
+        if isinstance(item, Problem):
+            problems.append(item)
+        else:
+            yield item
+
+
+def _opened(path: Path) -> TextIO:
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")
 
 
 def _chunks(path: Path) -> Iterator[_Chunk | Problem]:
     """Yield the lines of every frame; a problem where the file ends early or a header is missing."""
-    with path.open(encoding="utf-8") as file:
+    with _opened(path) as file:
         lines = enumerate(file, start=1)
         index = 0
         for number, header in lines:

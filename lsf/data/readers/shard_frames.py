@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from lsf.data.frames import Frame
-from lsf.data.readers.extxyz import Reading, shown_path
-from lsf.data.readers.shards import Arrays, read_index
+from lsf.data.readers.base import LazyFrames, Reader, Reading, Structures, shown_path
+from lsf.data.readers.shards import INDEX, Arrays, read_index
 from lsf.errors import DataError, Problem, did_you_mean
+from lsf.recipe.data_files import DataFile
 from lsf.recipe.quantities import LABELS, PROPERTIES
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from lsf.recipe.schema import Head
 
 OPEN_SHARDS: Final = 8
@@ -125,6 +128,11 @@ class _Folder:
         self.starts = self.ends - counts
         self._open: OrderedDict[int, _Shard] = OrderedDict()
 
+    @property
+    def count(self) -> int:
+        """Number of frames."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
     def shard(self, number: int) -> _Shard:
         """Return a shard, opened where it is not among the last used ones."""
         if number in self._open:
@@ -140,7 +148,7 @@ class _Folder:
         return int(np.searchsorted(self.ends, place, side="right"))
 
 
-class ShardFrames(Sequence[Frame]):
+class ShardFrames(LazyFrames):
     """Frames of a folder of shards, read when they are asked for; ``places`` count through the folder."""
 
     def __init__(
@@ -182,10 +190,6 @@ class ShardFrames(Sequence[Frame]):
             frame = change(frame)
         return frame
 
-    def read(self) -> list[Frame]:
-        """Return all the frames, read."""
-        return list(self)
-
     def changed(self, change: Callable[[Frame], Frame]) -> ShardFrames:
         """Return the same frames, each changed when it is read."""
         return ShardFrames(self._folder, self.places, (*self._changes, change))
@@ -198,18 +202,6 @@ class ShardFrames(Sequence[Frame]):
         """Return what ties these frames to their content: the checksums of the shards, and the places."""
         checksums = "".join(shard["sha256"] for shard in self._folder.shards)
         return hashlib.sha256(checksums.encode() + self.places.tobytes()).digest()
-
-
-def changed_frames(frames: Sequence[Frame], change: Callable[[Frame], Frame]) -> Sequence[Frame]:
-    """Return frames, each changed; those in shards when they are read."""
-    return frames.changed(change) if isinstance(frames, ShardFrames) else [change(frame) for frame in frames]
-
-
-def chosen_frames(frames: Sequence[Frame], positions: Sequence[int] | NDArray[np.int64]) -> Sequence[Frame]:
-    """Return the frames at some positions, in that order."""
-    if isinstance(frames, ShardFrames):
-        return frames.select(positions)
-    return [frames[position] for position in positions]
 
 
 def _shard_problem(path: Path, checksum: str) -> Problem | None:
@@ -229,16 +221,77 @@ def _shard_problem(path: Path, checksum: str) -> Problem | None:
         return Problem(shown_path(path), "", f"no safetensors file ({error})", expected, hint)
 
 
-def read_shards(
-    folder: str | Path, heads: Mapping[str, Head], config_type_weights: Mapping[str, float] | None = None
-) -> Reading:
-    """Return the frames of a folder of shards with the properties the heads map, and what is wrong.
+class Shards(Reader):
+    """Frames of a folder of shards, read when they are asked for.
 
-    The keys of a mapping say nothing here: shards hold properties under their own names. Raises
-    :class:`lsf.errors.DataError` when a shard is missing or is not the one of the index.
+    The keys of a mapping say nothing here: shards hold properties under their own names.
     """
-    source = shown_path(Path(folder))
-    shards = _Folder(Path(folder))
+
+    order = 10
+    expected = f"a folder of shards with {INDEX}"
+
+    def exists(self, file: DataFile) -> bool:
+        """Tell whether there is a folder with an index."""
+        return (file.path / INDEX).is_file()
+
+    def recognises(self, file: DataFile) -> bool:
+        """Tell whether there is a folder with an index."""
+        return self.exists(file)
+
+    def read(
+        self, file: DataFile, heads: Mapping[str, Head], config_type_weights: Mapping[str, float]
+    ) -> Reading:
+        """Return the frames with the properties the heads map, and what is wrong.
+
+        Raises :class:`lsf.errors.DataError` when a shard is missing or is not the one of the index.
+        """
+        return _read_shards(file, heads, config_type_weights)
+
+    def structures(self, file: DataFile) -> Structures:
+        """Return the frames as ASE structures, properties under their own names."""
+        shards = _Folder(file.path)
+        places = np.arange(shards.count, dtype=np.int64)
+        frames = ShardFrames(shards, places[slice(None) if file.selection is None else file.selection])
+        return Structures(shown_path(file.path), [(frame.index, _atoms_of(frame)) for frame in frames], ())
+
+    def keys_of_structures(self, heads: Mapping[str, Head]) -> Mapping[str, Head]:
+        """Return the heads with every property mapped to its own name."""
+        return {
+            name: attrs.evolve(
+                head,
+                info_keys={key: key for key in head.info_keys},
+                arrays_keys={key: key for key in head.arrays_keys},
+            )
+            for name, head in heads.items()
+        }
+
+    def statistics(self, file: DataFile) -> Mapping[str, Any]:
+        """Return the statistics of the index."""
+        statistics: dict[str, Any] = read_index(file.path)["statistics"]
+        return statistics
+
+    def checksum(self, file: DataFile) -> str:
+        """Return the SHA-256 of the index, which holds the checksums of all its files."""
+        return hashlib.sha256((file.path / INDEX).read_bytes()).hexdigest()
+
+
+def _atoms_of(frame: Frame) -> Atoms:
+    from ase import Atoms
+
+    atoms = Atoms(numbers=frame.numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
+    atoms.info |= {"config_type": frame.config_type, "head": frame.head}
+    for name, value in frame.values.items():
+        (atoms.arrays if PROPERTIES[name].level == "atom" else atoms.info)[name] = value
+        if PROPERTIES[name].label and (name != "dipole" or frame.has_dipole_weight):
+            atoms.info[f"config_{name}_weight"] = frame.weights[name]
+    return atoms
+
+
+def _read_shards(
+    file: DataFile, heads: Mapping[str, Head], config_type_weights: Mapping[str, float]
+) -> Reading:
+    source = shown_path(file.path)
+    shards = _Folder(file.path)
     problems: list[Problem] = []
     found: dict[str, set[str]] = {name: set() for name in heads}
     used: dict[str, None] = {}
@@ -256,7 +309,10 @@ def read_shards(
             _unknown_head(shard.frame(place), heads) for place in np.flatnonzero(~known)[:5].tolist()
         ]
     places = np.concatenate(usable) if usable else np.zeros(0, dtype=np.int64)
-    prepare = partial(_as_mapped, heads=heads, config_type_weights=config_type_weights or {})
+    if file.selection is not None:
+        meant = np.arange(shards.count)[file.selection]
+        places = meant[np.isin(meant, places)]
+    prepare = partial(_as_mapped, heads=heads, config_type_weights=config_type_weights)
     frames = ShardFrames(shards, places.astype(np.int64), (prepare,))
     absent = _absent(source, heads, list(used), found)
     return Reading(source, frames, tuple(problems), tuple(absent), (), tuple(used))

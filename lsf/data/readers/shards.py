@@ -28,11 +28,6 @@ FORMAT_VERSION: Final = 1
 Arrays = dict[str, NDArray[Any]]
 
 
-def is_shard_folder(path: str | Path) -> bool:
-    """Tell whether a path is a folder of shards."""
-    return (Path(path) / INDEX).is_file()
-
-
 # ---------------------------------------------------------------------------------------------------
 # writing
 
