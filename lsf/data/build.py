@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lsf.data.charges import Floats, FormalCharges, charges_of
 from lsf.data.checks import cell_problems
+from lsf.data.finite import StructureError, check_distances, check_structure
 from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
 from lsf.data.neighbors import Neighbors, find_neighbors
@@ -60,9 +61,16 @@ def build_graph(
     ------
     BoundaryError
         when the boundary method cannot treat the frame's periodicity or cell.
+    DataError
+        without atoms, on numbers that are not finite, and on atoms that stand at one place.
     """
+    try:
+        check_structure(frame.positions, frame.cell)
+        neighbors = search(frame.positions, frame.cell, frame.pbc, r_max)
+        check_distances(neighbors.edge_index, neighbors.lengths)
+    except StructureError as error:
+        raise DataError(TITLE, [Problem(frame.where, "", error.found, error.expected)]) from error
     plan = planner(settings, frame.positions, frame.cell, frame.pbc)
-    neighbors = search(frame.positions, frame.cell, frame.pbc, r_max)
     field = frame.values.get("external_field", np.zeros(3))
     graph = AtomGraph(
         positions=torch.from_numpy(frame.positions),
@@ -151,6 +159,8 @@ def build_graphs(
             continue
         try:
             graphs.append(build_graph(frame, r_max, settings, charges, planner, search))
+        except DataError as error:
+            problems += error.problems
         except BoundaryError as error:
             problems.append(boundary_problem(frame, error))
     if problems:

@@ -396,3 +396,77 @@ def test_what_the_pair_style_refuses(tmp_path, library, style, coeff, commands, 
         lmp.command(f"plugin load {library}")
     with pytest.raises(Exception, match=message):
         lmp.commands_list([f"pair_style lsf{style}", f"pair_coeff * * {coeff.format(path=path)}", *commands])
+
+
+SWAP = ["set atom 1 type 2", "set atom 2 type 1", "run 0"]
+
+
+def swapped(atoms):
+    atoms = atoms.copy()
+    atoms.symbols[:2] = atoms.symbols[[1, 0]]
+    return atoms
+
+
+def different_neighbours():
+    atoms = structures()["ortho"]
+    assert atoms.symbols[0] != atoms.symbols[1]
+    return atoms
+
+
+def test_fix_external_sees_types_that_change(tmp_path):
+    loaded, path = exported(tmp_path)
+    atoms = different_neighbours()
+    lmp, _ = external(atoms, path)
+    for command in SWAP:
+        lmp.command(command)
+    expected = reference(loaded, swapped(atoms))
+    assert abs(expected["energy"] - reference(loaded, atoms)["energy"]) > 1e-3
+    assert_same(values(lmp, len(atoms)), expected)
+
+
+def test_fix_external_has_no_per_atom_virial_and_does_not_show_zeros(tmp_path):
+    _, path = exported(tmp_path)
+    lmp, model = external(structures()["ortho"], path)
+    lmp.commands_list(
+        ["compute virial all stress/atom NULL virial", "compute sum all reduce sum c_virial[1]"]
+    )
+    lmp.command("thermo_style custom step pe c_sum")
+    model.run("run 0")
+    assert np.isnan(lmp.extract_compute("sum", 0, 0))
+
+
+def test_fix_external_names_atoms_that_overlap(tmp_path):
+    _, path = exported(tmp_path)
+    lmp, model = external(structures()["ortho"], path)
+    positions = np.array(lmp.numpy.extract_atom("x")[:2])
+    x, y, z = positions[0].tolist()
+    lmp.command(f"set atom 2 x {x!r} y {y!r} z {z!r}")
+    with pytest.raises(LsfError, match="atoms with ID 1 and with ID 2 at the same place"):
+        model.run("run 0")
+
+
+@pytest.mark.slow
+def test_the_pair_style_sees_types_that_change(tmp_path, library):
+    loaded, path = exported(tmp_path)
+    atoms = different_neighbours()
+    lmp = paired(atoms, path, library)
+    lmp.commands_list(["run 0", *SWAP])
+    assert_same(values(lmp, len(atoms)), reference(loaded, swapped(atoms)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("commands", "message"),
+    [
+        (["group some id 1 2", "neigh_modify exclude group some all"], "cannot leave out atoms or pairs"),
+        (["set atom 2 x {x} y {y} z {z}"], "the force on atom . is not finite; do atoms overlap"),
+    ],
+)
+def test_the_pair_style_refuses_what_it_would_get_wrong(tmp_path, library, commands, message):
+    _, path = exported(tmp_path)
+    lmp = paired(structures()["ortho"], path, library)
+    x, y, z = np.array(lmp.numpy.extract_atom("x")[0]).tolist()
+    with pytest.raises(Exception, match=message):
+        lmp.commands_list(
+            [command.format(x=repr(x), y=repr(y), z=repr(z)) for command in [*commands, "run 0"]]
+        )

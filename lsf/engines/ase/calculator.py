@@ -14,6 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from lsf.data.build import Planner, Search, build_graphs
 from lsf.data.checks import species_problems
+from lsf.data.finite import check_results
 from lsf.data.frames import Frame, frame_from_atoms
 from lsf.data.graph import AtomGraph, collate
 from lsf.data.neighbors import NeighborCache, find_neighbors
@@ -247,6 +248,7 @@ class LsfCalculator(TrackingCalculator):
             if not all(atoms.pbc):  # a strain of a molecule or a slab is no strain of a volume
                 own.pop("stress", None)
             results = _results(own)
+            check_results(results)
             self._warn(batch, place, results["total_charge"])
             found.append(self.finished(results, atoms))
         return found

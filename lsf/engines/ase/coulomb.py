@@ -13,6 +13,7 @@ from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
+from lsf.data.finite import check_structure
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.field import field_energy
 from lsf.electrostatics.multipoles import dipoles
@@ -158,6 +159,7 @@ class CoulombCalculator(TrackingCalculator):
                 f"stress is defined for fully periodic cells, not for pbc = {self.atoms.pbc.tolist()}"
             )
         positions, cell = self.atoms.positions, self.atoms.cell.array
+        check_structure(positions, cell)
         plan = self._plans(self.settings, positions, cell, self.atoms.pbc)
         field = self.external_field(self.atoms)
         self.results = self._results(plan, cell, np.zeros(3) if field is None else field, periodic)

@@ -52,7 +52,9 @@ class LammpsModel:
 
     Forces, energy and virial act as the fix's (``fix_modify energy yes virial yes`` is set). Atoms are
     unwrapped by their image flags. Charges are written into ``atom->q`` where the atom style has it, unless
-    the model reads its formal charges from there. ``f_<id>[n]`` are :data:`EXTRAS`.
+    the model reads its formal charges from there. ``f_<id>[n]`` are :data:`EXTRAS`. Types may change during a
+    run. All atoms count, whatever ``neigh_modify exclude`` says; fix external has no per-atom virial, so that
+    what asks for one (``compute stress/atom``, heat fluxes) finds no numbers there (NaN).
     """
 
     def __init__(
@@ -77,8 +79,7 @@ class LammpsModel:
         numbers, _, _ = self._gathered()
         self.system: ScriptSystem | None = None
         if numbers is not None:
-            symbols = [self.elements[index - 1] for index in numbers[:, 1].astype(int)]
-            self.system = ScriptSystem(self.file, symbols, skin, **self.state)
+            self.system = ScriptSystem(self.file, self._symbols(numbers), skin, **self.state)
         self._box()
         lmp.command(f"fix {fix_id} all external pf/callback 1 1")
         lmp.command(f"fix_modify {fix_id} energy yes virial yes")
@@ -143,6 +144,9 @@ class LammpsModel:
         together = np.concatenate(parts)
         return together[np.argsort(together[:, 0])], [len(part) for part in parts], n_local
 
+    def _symbols(self, rows: Array) -> list[str]:
+        return [self.elements[index - 1] for index in rows[:, 1].astype(int)]
+
     def _evaluate(self) -> dict[str, Array] | None:
         """Return the outputs on the first process; errors are raised on all."""
         rows, _, _ = self._gathered()
@@ -157,6 +161,10 @@ class LammpsModel:
             try:
                 if len(rows) != len(self.system.atomic_numbers):
                     raise LsfError("the number of atoms changed: make the LammpsModel after adding atoms")
+                # Monte Carlo swaps, set and the like change types between steps
+                self.system.set_symbols(self._symbols(rows))
+                ids = rows[:, 0].astype(np.int64)
+                self.system.name = lambda index: f"with ID {ids[index]}"
                 found = self.system.evaluate(rows[:, 2:5], cell, pbc, **given)
             except (LsfError, RuntimeError) as error:
                 failure = error
@@ -212,6 +220,8 @@ class LammpsModel:
         lmp.fix_external_set_energy_global(name, energy)
         lmp.fix_external_set_virial_global(name, virial)
         lmp.fix_external_set_energy_peratom(name, mine[:, 3].tolist())
+        # a Coulomb energy belongs to no single atom; zeros would look like a result
+        lmp.fix_external_set_virial_peratom(name, np.full((len(mine), 6), np.nan).tolist())
         for index, value in enumerate(extras):
             lmp.fix_external_set_vector(name, index + 1, value)
         if self._has_charges() and self.file.metadata["formal_charges"] != "from_data":

@@ -18,6 +18,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lsf.data.finite import Name, by_index, check_distances, check_results, check_structure
 from lsf.data.neighbors import NeighborCache, Neighbors, find_neighbors
 from lsf.errors import LsfError, ModelFileError
 from lsf.formats.metadata import checked_metadata
@@ -102,10 +103,13 @@ class ScriptFile:
         ]
         return collated(parts)
 
-    def evaluate(self, inputs: dict[str, Tensor], detail: int = 1) -> dict[str, Tensor]:
+    def evaluate(
+        self, inputs: dict[str, Tensor], detail: int = 1, name: Name = by_index
+    ) -> dict[str, Tensor]:
         """Return the outputs: energies and charges (``detail`` 0), forces and stress (1), the potential (2).
 
-        Raises :class:`lsf.errors.LsfError` on an element, periodicity or cell the model cannot treat.
+        Raises :class:`lsf.errors.LsfError` on an element, periodicity or cell the model cannot treat, and on
+        energies or forces that are not finite; ``name`` is what atoms are called there.
         """
         moved = {name: value.to(self.device) for name, value in inputs.items()}
         try:
@@ -114,6 +118,8 @@ class ScriptFile:
                 found: dict[str, Tensor] = self.module(**moved, detail=detail)
         except torch.jit.Error as error:
             raise LsfError(_reason(error)) from error
+        looked_at = [key for key in ("energy", "node_energy", "forces") if key in found]
+        check_results({key: found[key].detach().cpu() for key in looked_at}, name)
         return found
 
 
@@ -144,18 +150,24 @@ class ScriptSystem:
         total_spin: float = 0.0,
     ) -> None:
         check_state(file, total_charge, total_spin)
-        unknown = sorted(set(symbols) - set(file.species))
-        if unknown:
-            raise LsfError(
-                f"the model {file.metadata['name']} does not know {', '.join(unknown)}; "
-                f"its elements: {', '.join(file.species)}"
-            )
-        numbers = dict(zip(file.species, file.metadata["atomic_numbers"], strict=True))
         self.file = file
-        self.atomic_numbers = np.array([numbers[symbol] for symbol in symbols], dtype=np.int64)
+        self.set_symbols(symbols)
         self.neighbors = NeighborCache(skin)
         self.mesh = [0, 0, 0, 0]
         self.state: dict[str, Any] = {"total_charge": total_charge, "total_spin": total_spin}
+        self.name: Name = by_index
+        """What messages call the atom of an index; a program that counts otherwise sets it."""
+
+    def set_symbols(self, symbols: Sequence[str]) -> None:
+        """Take other elements for the same atoms: programs may swap them. Errors as at the beginning."""
+        unknown = sorted(set(symbols) - set(self.file.species))
+        if unknown:
+            raise LsfError(
+                f"the model {self.file.metadata['name']} does not know {', '.join(unknown)}; "
+                f"its elements: {', '.join(self.file.species)}"
+            )
+        numbers = dict(zip(self.file.species, self.file.metadata["atomic_numbers"], strict=True))
+        self.atomic_numbers = np.array([numbers[symbol] for symbol in symbols], dtype=np.int64)
 
     def check(self, pbc: Array) -> None:
         """Refuse a periodicity that the model cannot treat, before anything moves."""
@@ -174,12 +186,15 @@ class ScriptSystem:
         ``positions`` must be unwrapped where dipoles or fields matter.
         """
         periodic = np.asarray(pbc, dtype=np.bool_)
-        near = self.neighbors(np.asarray(positions), np.asarray(cell), periodic, self.file.cutoff)
+        positions, cell = np.asarray(positions), np.asarray(cell)
+        check_structure(positions, cell, self.name)
+        near = self.neighbors(positions, cell, periodic, self.file.cutoff)
+        check_distances(near.edge_index, near.lengths, self.name)
         inputs = structure_inputs(
             positions, cell, periodic, self.atomic_numbers, self.file.cutoff, near, **self.state, **other
         )
         with self._kept_mesh():
-            found = self.file.evaluate(inputs, detail)
+            found = self.file.evaluate(inputs, detail, self.name)
         return {name: value.cpu().numpy() for name, value in found.items()}
 
     @contextmanager
@@ -234,8 +249,10 @@ def structure_inputs(
     positions = np.ascontiguousarray(positions, dtype=np.float64)
     cell = np.ascontiguousarray(cell, dtype=np.float64).reshape(3, 3)
     periodic = np.asarray(pbc, dtype=np.bool_).reshape(3)
+    check_structure(positions, cell)
     if neighbors is None:
         neighbors = find_neighbors(positions, cell, periodic, cutoff)
+    check_distances(neighbors.edge_index, neighbors.lengths)
     field = np.zeros(3) if external_field is None else np.asarray(external_field, dtype=np.float64)
     charges = np.zeros(0) if formal_charges is None else np.asarray(formal_charges, dtype=np.float64)
     return {

@@ -202,6 +202,21 @@ void PairLSF::init_style()
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
+/* Atoms or pairs that are missing from the neighbor list would lose their neighbors, but keep their charges.
+   LAMMPS decides on exclusions after init_style, and fixes change them during a run. */
+void PairLSF::refuse_exclusions()
+{
+  if (neighbor->exclude)
+    error->all(FLERR,
+               "pair_style lsf cannot leave out atoms or pairs: found neigh_modify exclude (fix gcmc with "
+               "full_energy sets it, too); remove it, or delete the atoms");
+  if (atom->molecular == Atom::ATOMIC || atom->nbonds == 0) return;
+  for (int k = 1; k <= 3; k++)
+    if (force->special_lj[k] == 0.0 && force->special_coul[k] == 0.0)
+      error->all(FLERR,
+                 "pair_style lsf needs all pairs of bonded atoms: expected special_bonds lj/coul 1.0 1.0 1.0");
+}
+
 double PairLSF::init_one(int i, int j)
 {
   if (setflag[i][j] == 0 && setflag[j][i] == 0) error->all(FLERR, "All pair coeffs are not set");
@@ -231,6 +246,8 @@ void PairLSF::compute(int eflag, int vflag)
   ev_init(eflag, vflag);
   if (vflag_atom || cvflag_atom)
     error->all(FLERR, "pair_style lsf has no per-atom virial: a Coulomb energy belongs to no single atom");
+
+  refuse_exclusions();
 
   const int n = atom->nlocal;
   double **x = atom->x;
@@ -310,6 +327,10 @@ void PairLSF::compute(int eflag, int vflag)
   auto number = [&output](const char *name) { return output(name).item<double>(); };
   const auto forces = output("forces");
   const auto f = forces.accessor<double, 2>();
+  for (int i = 0; i < n; i++)
+    if (!std::isfinite(f[i][0] + f[i][1] + f[i][2]))
+      error->one(FLERR, "pair_style lsf: the force on atom {} is not finite; do atoms overlap?", atom->tag[i]);
+  if (!std::isfinite(number("energy"))) error->one(FLERR, "pair_style lsf: the energy is not finite");
   for (int i = 0; i < n; i++)
     for (int k = 0; k < 3; k++) atom->f[i][k] += f[i][k];
   if (eflag_global) {

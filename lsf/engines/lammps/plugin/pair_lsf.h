@@ -37,6 +37,7 @@ class PairLSF : public Pair {
 
   void allocate();
   void field_now(double *);
+  void refuse_exclusions();
 };
 
 }    // namespace LAMMPS_NS
