@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
+from lsf.data.tables import COUNTS_ATOMS, COUNTS_GRAPHS, group_width
 from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
 
 
@@ -58,21 +59,16 @@ class AtomGraph(Data):  # type: ignore[misc]
     """
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        if key in ("edge_index", "open_pairs"):
+        if key in COUNTS_ATOMS:
             return self.num_nodes
-        if key in ("k_batch", "layer_batch"):
-            return 1
-        return 0
+        return 1 if key in COUNTS_GRAPHS else 0
 
     def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        return 1 if key in ("edge_index", "open_pairs") else 0
+        return 1 if key in COUNTS_ATOMS else 0
 
 
 def neighbor_slots(edge_index: Tensor, n_atoms: int) -> Tensor:
-    """Return the padded table of incoming edges of every atom, ``(n_atoms, max(1, max degree))``.
-
-    ``edge_index`` must be sorted by receiver. Unused slots hold ``n_edges``.
-    """
+    """Return :func:`lsf.data.tables.neighbor_slots` by torch operations, on the device of the edges."""
     n_edges = edge_index.shape[1]
     receiver = edge_index[1]
     degree = torch.bincount(receiver, minlength=n_atoms)
@@ -93,10 +89,7 @@ def collate(graphs: Sequence[AtomGraph], labels: bool = True) -> Batch:
 
 
 def group_by_species(species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (present_species, species_slots, species_place) of species indices ``(n_atoms,)``.
-
-    A frequent species has several groups, one after the other, so that rare ones leave few slots empty.
-    """
+    """Return :func:`lsf.data.tables.group_by_species` by torch operations, on the device of the atoms."""
     n_atoms = species.shape[0]
     present, local, counts = torch.unique(species, return_inverse=True, return_counts=True)
     order = torch.argsort(local, stable=True)
@@ -110,21 +103,6 @@ def group_by_species(species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     slots = torch.full((int(n_groups.sum()) * width,), n_atoms, dtype=torch.int64, device=species.device)
     slots[place] = torch.arange(n_atoms, device=species.device)
     return present.repeat_interleave(n_groups), slots.reshape(-1, width), place
-
-
-def group_width(counts: list[int], most_groups: int = 4, atoms_per_group: int = 16) -> int:
-    """Return how many atoms of one species a group holds at most, for so many atoms of each.
-
-    The most frequent species has ``most_groups`` at most; a group costs as much as ``atoms_per_group`` more.
-    """
-    best, least = 1, -1
-    for pieces in range(1, most_groups + 1):
-        width = (max(counts) + pieces - 1) // pieces
-        n_groups = sum([(count + width - 1) // width for count in counts])
-        work = n_groups * (width + atoms_per_group)
-        if least < 0 or work < least:
-            best, least = width, work
-    return best
 
 
 def species_index(atomic_numbers: Tensor, known: Tensor) -> Tensor:

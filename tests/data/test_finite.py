@@ -22,7 +22,7 @@ def water(**changes):
     ("atoms", "message"),
     [
         (water(moved={1: [0.0, 0.0, 0.1]}), "atoms 0 and 1 at the same place"),
-        (water(moved={2: [np.nan, 0.0, 0.0]}), "nan"),
+        (water(moved={2: [np.nan, 0.0, 0.0]}), "found NaN or infinity for atom 2"),
         (Atoms(), "without atoms"),
     ],
 )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lsf.data.charges import FROM_DATA, charges_of
 from lsf.data.finite import check_distances, check_structure
 from lsf.data.neighbors import find_neighbors
+from lsf.data.tables import group_by_species, joined, neighbor_slots
 from lsf.electrostatics.plan.coulomb_plan import outline_structure, plan_arrays
 from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import LsfError
@@ -23,11 +24,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-COUNTS_ATOMS = ("edge_index", "open_pairs")
 GIVEN: Final = "_given"
 """Ends the name of an input that an output has, too: the total charge told is not the one found."""
-
-COUNTS_GRAPHS = ("k_batch", "layer_batch")
 
 
 class ArrayInputs:
@@ -53,9 +51,10 @@ class ArrayInputs:
         """
         if not structures:
             raise LsfError("there is no structure to evaluate; expected one or more")
-        found = batched([self.structure(atoms) for atoms in structures])
-        found |= species_tables(found["species"])
-        found["neighbor_slots"] = neighbor_table(found["edge_index"], len(found["species"]))
+        found = joined([self.structure(atoms) for atoms in structures], np.concatenate)
+        present, slots, place = group_by_species(found["species"])
+        found |= {"present_species": present, "species_slots": slots, "species_place": place}
+        found["neighbor_slots"] = neighbor_slots(found["edge_index"], len(found["species"]))
         return {
             name: np.ascontiguousarray(found[name.removesuffix(GIVEN)]) for name in self.metadata["inputs"]
         }
@@ -119,43 +118,3 @@ def _numbers(value: Any, name: str, count: int) -> Array:
     if len(found) != count:
         raise LsfError(f'atoms.info["{name}"] has {len(found)} numbers; expected {count}')
     return found
-
-
-def batched(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Return the arrays of several structures as those of one batch."""
-    first_atom = np.cumsum([0, *(len(part["positions"]) for part in parts)])
-    found: dict[str, Array] = {}
-    for name in parts[0]:
-        values = [part[name] for part in parts]
-        if name in COUNTS_ATOMS:
-            values = [value + first for value, first in zip(values, first_atom, strict=False)]
-        elif name in COUNTS_GRAPHS or name == "batch":
-            values = [value + index for index, value in enumerate(values)]
-        found[name] = np.concatenate(values, axis=1 if name in COUNTS_ATOMS else 0)
-    return found
-
-
-def species_tables(species: Array) -> dict[str, Array]:
-    """Return the atoms of every element that occurs, in one group each."""
-    present, local, counts = np.unique(species, return_inverse=True, return_counts=True)
-    order = np.argsort(local, kind="stable")
-    first = np.cumsum(counts) - counts
-    place = np.empty_like(species)
-    place[order] = local[order] * counts.max() + np.arange(len(species)) - first[local[order]]
-    slots = np.full(len(present) * counts.max(), len(species), dtype=np.int64)
-    slots[place] = np.arange(len(species))
-    return {
-        "present_species": present,
-        "species_slots": slots.reshape(len(present), -1),
-        "species_place": place,
-    }
-
-
-def neighbor_table(edge_index: Array, n_atoms: int) -> Array:
-    """Return the edges to every atom, as :func:`lsf.data.graph.neighbor_slots` does."""
-    receiver, n_edges = edge_index[1], edge_index.shape[1]
-    counts = np.bincount(receiver, minlength=n_atoms)
-    first = np.cumsum(counts) - counts
-    slots = np.full((n_atoms, max(1, counts.max())), n_edges, dtype=np.int64)
-    slots[receiver, np.arange(n_edges) - first[receiver]] = np.arange(n_edges)
-    return slots

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lsf.data.finite import Name, by_index, check_distances, check_results, check_structure
 from lsf.data.neighbors import NeighborCache, Neighbors, find_neighbors
+from lsf.data.tables import joined
 from lsf.errors import LsfError, ModelFileError
 from lsf.formats.metadata import checked_metadata
 from lsf.machine.allocator import keep_freed_memory_in_simulations
@@ -272,13 +273,7 @@ def structure_inputs(
 
 def collated(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the arguments of several structures as those of one batch."""
-    offset, edges, batch = 0, [], []
-    for index, part in enumerate(parts):
-        edges.append(part["edge_index"] + offset)
-        batch.append(part["batch"] + index)
-        offset += part["positions"].shape[0]
-    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "edge_index"}
-    return found | {"edge_index": torch.cat(edges, 1), "batch": torch.cat(batch)}
+    return joined(parts, torch.cat)
 
 
 def _reason(error: Exception) -> str:
