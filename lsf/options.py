@@ -102,6 +102,13 @@ class Component:
 
 
 @attrs.frozen
+class Chosen:
+    """A component chosen by its name as key, with the options of the registry entry of that name."""
+
+    options: Any
+
+
+@attrs.frozen
 class NoOptions:
     """The options of a component that has none."""
 

@@ -65,7 +65,7 @@ def epoch_table(recipe_file: Path, quick: bool) -> Table:
     """
     from lsf.data.loader import load_data
     from lsf.models.build import build_model
-    from lsf.models.local_source import NoCoulomb
+    from lsf.models.energies.coulomb import NoCoulomb
     from lsf.recipe.rules import resolve
     from lsf.train.loop.batching import batch_source
     from lsf.train.loop.epoch import epoch_batches

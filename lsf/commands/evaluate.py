@@ -278,7 +278,7 @@ class _Evaluation:
         has_charges = "partial_charges" in catalog().entry("models", loaded.recipe.model.use).provides
         outputs = {"virial", *FRAME_LABELS.values(), *ATOM_LABELS.values()}
         provided = frozenset(outputs if has_charges else outputs - CHARGE_OUTPUTS)
-        if loaded.model.polarizability is None:
+        if not loaded.model.has_polarizability:
             provided -= {"polarizability"}
         compared = [name for name in labelled(graphs) if PREDICTED_BY[name].output in provided]
         types = tuple(dict.fromkeys(graph.config_type for graph in graphs))

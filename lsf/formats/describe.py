@@ -11,8 +11,9 @@ import torch
 import lsf
 from lsf.electrostatics.boundary import KIND_OPEN, kinds_by_periodicity, possible_kinds
 from lsf.formats.model_file.file import CONVENTIONS, UNITS, LoadedModel
-from lsf.models.local_source import CoulombTerm, LocalSourceModel
-from lsf.models.sources.heads import NoSource
+from lsf.models.energies.coulomb import CoulombTerm
+from lsf.models.local_source import LocalSourceModel
+from lsf.models.sources.none import NoSource
 
 
 def prepared(model: LocalSourceModel, backend: str = "direct") -> LocalSourceModel:
@@ -57,8 +58,8 @@ def described(loaded: LoadedModel, dtype: torch.dtype) -> dict[str, Any]:
         "electrostatics": attrs.asdict(settings) if has_charges else None,
         "formal_charges": options.formal_charge_rule(),
         "formal_charge_range": list(allowed) if allowed is not None else None,
-        "sees_total_charge": options.total_charge_embedding,
-        "sees_total_spin": options.total_spin_embedding,
+        "sees_total_charge": "total_charge" in options.seen_state(),
+        "sees_total_spin": "total_spin" in options.seen_state(),
         "unwrapped_positions": has_charges,
         "units": UNITS,
         "conventions": CONVENTIONS,

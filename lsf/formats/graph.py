@@ -16,8 +16,9 @@ from torch.fx import GraphModule
 from torch.fx.experimental import _config as fx_config
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lsf.data.graph import GraphTensors, coulomb_plan, graph_tensors
+from lsf.data.graph import GraphTensors, graph_tensors
 from lsf.electrostatics.boundary import KIND_OPEN, KIND_SLAB, structure_sorts
+from lsf.electrostatics.differentiate import deformable, derivatives, virial_and_stress
 from lsf.electrostatics.exported.operator import opaque_coulomb_energy
 from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
 from lsf.electrostatics.settings import Electrostatics
@@ -26,11 +27,11 @@ from lsf.formats.describe import all_kinds, prepared
 from lsf.formats.model_file.file import LoadedModel
 from lsf.formats.verify import batch_of, structure
 from lsf.models.derivatives import named_outputs
-from lsf.models.local_source import CoulombTerm, LocalSourceModel
+from lsf.models.energies.coulomb import CoulombTerm
+from lsf.models.local_source import LocalSourceModel
 from lsf.models.message_passing.compiled.recording import DECOMPOSED as COMPILED
 from lsf.models.message_passing.compiled.recording import record, recorded_inputs
 from lsf.models.message_passing.native.blocks import EdgeTables
-from lsf.models.strain import deform, inverse_volume
 
 SIZES: Final[dict[str, tuple[str | int, ...]]] = {
     "positions": ("n_atoms", 3),
@@ -94,16 +95,6 @@ class FlatGraph:
         return {name: SIZES[name] for name in self.inputs}
 
 
-class OpaqueCoulomb(CoulombTerm):
-    """The Coulomb energy as one operation, see :mod:`lsf.electrostatics.exported.operator`."""
-
-    def forward(self, density: Tensor, graph: GraphTensors) -> Tensor:
-        """Return ``(n_graphs,)`` eV."""
-        return opaque_coulomb_energy(
-            density, graph.positions, graph.cell, graph.batch, coulomb_plan(graph), self.settings
-        )
-
-
 class FlatModel(nn.Module):
     """The model with forces, virial, stress and potential as a function of flat tensors.
 
@@ -128,30 +119,23 @@ class FlatModel(nn.Module):
         given = dict(zip(self.inputs, tensors, strict=True))
         graph = _completed(given, self.kind)
         tables = [given[name] for name in EdgeTables._fields] if self.opaque else []
-        positions = graph.positions.detach().requires_grad_(True)
-        strain = torch.zeros_like(graph.cell).requires_grad_(True)
-        moved, cell = deform(positions, graph.cell, graph.batch, strain)
+        positions, strain, moved, cell = deformable(graph.positions, graph.cell, graph.batch)
         charges = graph.formal_charges.detach().requires_grad_(True)
         output = self.model(*graph._replace(positions=moved, cell=cell, formal_charges=charges), *tables)
         named = named_outputs(output, graph)
-        density = output.density if output.density.requires_grad else charges
-        by_position, by_strain, by_density = torch.autograd.grad(
-            output.energy.sum(), [positions, strain, density], retain_graph=True, allow_unused=True
-        )
-        named["forces"] = _or_zeros(by_position, positions, -1.0)
-        named["virial"] = _or_zeros(by_strain, strain, -1.0)
-        named["stress"] = -named["virial"] * inverse_volume(graph.cell)[:, None, None]
+        density = [output.density] if output.density.requires_grad else []
+        found = derivatives(output.energy, [positions, strain, *density], True)
+        named["forces"] = -found[0]
+        named["virial"], named["stress"] = virial_and_stress(found[1], graph.cell)
         named["potential"] = torch.zeros_like(positions[:, 0])
-        if output.energy_coulomb.requires_grad and density is output.density:
-            # of the energy's derivative by the density, all but the Coulomb part stems from the field
-            (by_field,) = torch.autograd.grad(output.energy_field.sum(), [density], allow_unused=True)
-            named["potential"] = (_or_zeros(by_density, density) - _or_zeros(by_field, density))[:, 0]
+        if density and output.parts["coulomb"].requires_grad:
+            # what the other parts contribute to the energy's derivative by the density is taken off it again:
+            # the Coulomb sums, which cost most, are gone through once
+            parts = [energy for name, energy in output.parts.items() if name != "coulomb"]
+            others = torch.stack([energy for energy in parts if energy.requires_grad])
+            named["potential"] = (found[2] - derivatives(others, density, True)[0])[:, 0]
         self.outputs = tuple(named)
         return tuple(value.detach() for value in named.values())
-
-
-def _or_zeros(gradient: Tensor | None, like: Tensor, sign: float = 1.0) -> Tensor:
-    return torch.zeros_like(like) if gradient is None else sign * gradient
 
 
 def _left_out(model: LocalSourceModel, kinds: set[int]) -> set[str]:
@@ -208,7 +192,8 @@ def recorded(loaded: LoadedModel, dtype: torch.dtype, opaque: bool = False) -> F
     """
     model = prepared(loaded.model).cpu().eval().set_dtype(dtype)
     if opaque and isinstance(model.coulomb, CoulombTerm):
-        model.coulomb = OpaqueCoulomb(package_settings(loaded))
+        model.coulomb.settings = package_settings(loaded)
+        model.coulomb.evaluate = opaque_coulomb_energy
     flat = FlatModel(model, all_kinds(loaded), opaque)
     graphs = []
     # the second one is the first one's check

@@ -11,11 +11,12 @@ from lsf.models.contraction import SymmetricContraction
 from lsf.models.convolution import ELEMENTS_AT_MOST
 from lsf.models.geometry import Edges
 from lsf.models.interaction import Interaction
-from lsf.models.irreps import Irreps
+from lsf.models.irreps import Irreps, parse_irreps
 from lsf.models.linear import EquivariantLinear, SpeciesLinear
 from lsf.models.message_passing.native.blocks import EdgeTables
 from lsf.models.message_passing.neighborhood import ElementFeatures, Neighborhood
 from lsf.models.neighbour_density import LocalDensity
+from lsf.models.options import BackboneOptions
 
 
 class RecordedEdges(NamedTuple):
@@ -77,20 +78,21 @@ class Layer(nn.Module):
         inputs: Irreps,
         outputs: Irreps,
         n_species: int,
-        max_ell: int,
-        correlation: int,
-        n_radial: int,
-        radial_widths: tuple[int, ...],
         avg_num_neighbors: float,
-        kernels: str,
-        style: str = "residual",
-        complete_products: bool = False,
+        options: BackboneOptions,
+        correlation: int,
+        style: str,
     ) -> None:
         super().__init__()
+        max_ell, n_radial = options.max_ell, options.num_radial
         by_density = style.startswith("density")
         divisor = 1.0 if by_density else avg_num_neighbors
-        self.interaction = Interaction(inputs, max_ell, n_radial, radial_widths, divisor, kernels)
-        self.contraction = SymmetricContraction(max_ell, correlation, outputs, n_species, complete_products)
+        self.interaction = Interaction(
+            inputs, max_ell, n_radial, options.radial_mlp, divisor, options.kernels
+        )
+        self.contraction = SymmetricContraction(
+            max_ell, correlation, outputs, n_species, options.product_basis == "complete"
+        )
         self.linear = EquivariantLinear(outputs, outputs.channels)
         messages = Irreps(inputs.channels, tuple(range(max_ell + 1)))
         residual = style.endswith("residual")
@@ -128,46 +130,23 @@ class Backbone(nn.Module):
     """Features of every layer, ``(n_atoms, n_components, n_channels)`` each.
 
     Batatia et al., arXiv:2206.07697. Unlike there, the last layer keeps all hidden irreps, since
-    multipoles are read from it, unless ``scalars_last``. ``correlation`` is given for every layer,
-    ``styles`` for the first and for all later ones: see :class:`Layer`.
+    multipoles are read from it, unless the options say otherwise. ``avg_num_neighbors`` is that of the data,
+    for options that give none.
     """
 
-    def __init__(
-        self,
-        hidden: Irreps,
-        n_species: int,
-        n_interactions: int,
-        max_ell: int,
-        correlation: int | tuple[int, ...],
-        n_radial: int,
-        radial_widths: tuple[int, ...],
-        avg_num_neighbors: float,
-        kernels: str,
-        styles: tuple[str, str] = ("residual", "residual"),
-        scalars_last: bool = False,
-        complete_products: bool = False,
-    ) -> None:
+    def __init__(self, options: BackboneOptions, n_species: int, avg_num_neighbors: float) -> None:
         super().__init__()
-        self.hidden = hidden
-        orders = (correlation,) * n_interactions if isinstance(correlation, int) else correlation
+        self.hidden = hidden = parse_irreps(options.hidden_irreps)
+        n_layers, orders = options.num_interactions, options.correlation
+        orders = (orders,) * n_layers if isinstance(orders, int) else orders
+        styles = (options.interaction_first, *[options.interaction] * (n_layers - 1))
+        neighbors = options.avg_num_neighbors or avg_num_neighbors
         self.embedding = nn.Parameter(torch.randn(n_species, hidden.channels))
-        scalars = Irreps(hidden.channels, (0,))
-        outputs = layer_irreps(hidden, n_interactions, scalars_last)
+        inputs = [Irreps(hidden.channels, (0,)), *[hidden] * (n_layers - 1)]
+        outputs = layer_irreps(hidden, n_layers, options.last_layer == "scalars")
         self.layers = nn.ModuleList(
-            Layer(
-                scalars if index == 0 else hidden,
-                outputs[index],
-                n_species,
-                max_ell,
-                orders[index],
-                n_radial,
-                radial_widths,
-                avg_num_neighbors,
-                kernels,
-                styles[min(index, 1)],
-                complete_products,
-            )
-            for index in range(n_interactions)
+            Layer(inputs[index], outputs[index], n_species, neighbors, options, orders[index], styles[index])
+            for index in range(n_layers)
         )
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

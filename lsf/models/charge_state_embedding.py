@@ -22,6 +22,25 @@ SATURATIONS: Final = (1.0, 2.0, 4.0, 8.0)
 WIDTH: Final = 64
 
 
+def seen_numbers(
+    total_charge: Tensor, total_spin: Tensor, sees_charge: bool, sees_spin: bool
+) -> list[Tensor]:
+    """Return those of the two that a model sees, ``(n_graphs,)`` each."""
+    return [total_charge] * sees_charge + [total_spin] * sees_spin
+
+
+class NoChargeState(nn.Module):
+    """Atoms are told neither charge nor spin: the null object."""
+
+    def numbers(self, _total_charge: Tensor, _total_spin: Tensor) -> list[Tensor]:
+        """Return nothing."""
+        return []
+
+    def forward(self, initial: Tensor, _elements: Tensor, _numbers: Sequence[Tensor]) -> Tensor:
+        """Return the initial scalars as they are."""
+        return initial
+
+
 class ChargeState(nn.Module):
     """A small network of element, total charge and total spin, whose output joins the initial scalars.
 
@@ -40,7 +59,7 @@ class ChargeState(nn.Module):
 
     def numbers(self, total_charge: Tensor, total_spin: Tensor) -> list[Tensor]:
         """Return those of the two that the embedding sees, ``(n_graphs,)`` each."""
-        return [total_charge] * self.sees_charge + [total_spin] * self.sees_spin
+        return seen_numbers(total_charge, total_spin, self.sees_charge, self.sees_spin)
 
     def forward(self, initial: Tensor, elements: Tensor, numbers: Sequence[Tensor]) -> Tensor:
         """Return the initial scalars ``(n_atoms, 1, channels)`` with the embedding added.

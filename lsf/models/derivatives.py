@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 
 from lsf.data.graph import GraphTensors, graph_tensors
+from lsf.electrostatics.differentiate import (
+    born_charges,
+    deformable,
+    derivatives,
+    potential,
+    virial_and_stress,
+)
 from lsf.models.local_source import LocalSourceModel, ModelOutput
 from lsf.models.message_passing.native.autograd import positions_kept_inside, weights_fixed
-from lsf.models.sources.heads import cartesian_dipoles, sum_over_graph
-from lsf.models.strain import deform, inverse_volume
+from lsf.models.sources.base import cartesian_dipoles, sum_over_graph
 
 DERIVED = ("forces", "stress", "virial", "potential", "born_charges", "hessian")
 """Outputs :func:`evaluate` computes on request; all others are always there."""
@@ -34,7 +40,9 @@ def evaluate(
     Returns
     -------
     dict with ``energy`` and its parts ``energy_atomic``, ``energy_short_range``, ``energy_coulomb``,
-    ``energy_field`` (n_graphs,) eV; ``node_energy`` (n_atoms,) eV; ``density_coefficients``
+    ``energy_field`` and those of further terms, which add up to it, and ``energy_<name>`` of every term:
+    ``energy_readout`` and others are what the short-range energy is made of, (n_graphs,) eV;
+    ``node_energy`` (n_atoms,) eV, all that is given per atom; ``density_coefficients``
     (n_atoms, (L+1)²); ``partial_charges`` (n_atoms,) e; ``partial_dipoles`` (n_atoms, 3) e·Å,
     Cartesian; ``dipole`` (n_graphs, 3) e·Å, the polarization in periodic cells; ``total_charge``
     (n_graphs,) e; ``polarizability`` (n_graphs, 3, 3) e·Å²/V where the model reads one; and as asked
@@ -68,10 +76,7 @@ def named_outputs(output: ModelOutput, graph: GraphTensors) -> dict[str, Tensor]
     charges = output.density[:, 0]
     named = {
         "energy": output.energy,
-        "energy_atomic": output.energy_atomic,
-        "energy_short_range": output.energy_short_range,
-        "energy_coulomb": output.energy_coulomb,
-        "energy_field": output.energy_field,
+        **{f"energy_{name}": energy for name, energy in (output.parts | output.terms).items()},
         "node_energy": output.node_energy,
         "density_coefficients": output.density,
         "partial_charges": charges,
@@ -79,79 +84,41 @@ def named_outputs(output: ModelOutput, graph: GraphTensors) -> dict[str, Tensor]
         "dipole": output.polarization,
         "total_charge": sum_over_graph(charges, graph.batch, graph.cell.shape[0]),
     }
-    if output.polarizability is not None:
-        named["polarizability"] = output.polarizability
-    return named
+    return named | output.others
 
 
 def _differentiated(
     model: LocalSourceModel, graph: GraphTensors, compute: frozenset[str], create_graph: bool
 ) -> dict[str, Tensor]:
     moves = compute & {"forces", "stress", "virial", "born_charges", "hessian"}
-    positions = graph.positions.detach().requires_grad_(bool(moves))
-    strain = None
-    deformed = graph._replace(positions=positions)
-    if compute & {"stress", "virial"}:
-        strain, deformed = _strained(deformed)
+    wants_forces, wants_strain = compute & {"forces", "hessian"}, compute & {"stress", "virial"}
+    if wants_strain:
+        positions, strain, moved, cell = deformable(graph.positions, graph.cell, graph.batch)
+        deformed, by_strain = graph._replace(positions=moved, cell=cell), [strain]
+    else:
+        positions = graph.positions.detach().requires_grad_(bool(moves))
+        deformed, by_strain = graph._replace(positions=positions), []
     if "potential" in compute:
-        # Fixed charges depend on nothing else that is differentiated.
+        # fixed charges depend on nothing else that is differentiated
         deformed = deformed._replace(formal_charges=graph.formal_charges.detach().requires_grad_(True))
     output: ModelOutput = model(*deformed)
     named = named_outputs(output, graph)
 
-    targets = [positions] if compute & {"forces", "hessian"} else []
-    if strain is not None:
-        targets.append(strain)
-    repeats = create_graph or bool(compute & {"potential", "born_charges", "hessian"})
-    if targets:
-        gradients = torch.autograd.grad(
-            output.energy.sum(),
-            targets,
-            create_graph=create_graph or "hessian" in compute,
-            retain_graph=repeats,
-        )
-        if compute & {"forces", "hessian"}:
-            named["forces"] = -gradients[0]
-        if strain is not None:
-            named["virial"] = -gradients[-1]
-            named["stress"] = gradients[-1] * inverse_volume(graph.cell)[:, None, None]
+    inputs = [positions, *by_strain] if wants_forces else by_strain
+    if inputs:
+        retain = create_graph or bool(compute & {"potential", "born_charges", "hessian"})
+        found = derivatives(output.energy, inputs, retain, create_graph or "hessian" in compute)
+        if wants_forces:
+            named["forces"] = -found[0]
+        if wants_strain:
+            named["virial"], named["stress"] = virial_and_stress(found[-1], graph.cell)
     if "potential" in compute:
-        named["potential"] = _potential(output, create_graph)
+        named["potential"] = potential(output.parts["coulomb"], output.density, create_graph)
     if "born_charges" in compute:
-        named["born_charges"] = _born_charges(output.polarization, positions, create_graph)
+        named["born_charges"] = born_charges(output.polarization, positions, create_graph)
     if "hessian" in compute:
         named["hessian"] = _hessian(named["forces"], positions, graph)
     return named if create_graph else {name: value.detach() for name, value in named.items()}
-
-
-def _strained(graph: GraphTensors) -> tuple[Tensor, GraphTensors]:
-    """Return a zero strain per graph and the graph whose positions and cells it deforms, r → r(1 + ε)."""
-    strain = torch.zeros_like(graph.cell).requires_grad_(True)
-    positions, cell = deform(graph.positions, graph.cell, graph.batch, strain)
-    return strain, graph._replace(positions=positions, cell=cell)
-
-
-def _potential(output: ModelOutput, create_graph: bool) -> Tensor:
-    """Gaussian-averaged potential at every atom, ``dE_coulomb/dq_i``."""
-    if not output.energy_coulomb.requires_grad:
-        return torch.zeros_like(output.density[:, 0])
-    (gradient,) = torch.autograd.grad(
-        output.energy_coulomb.sum(), output.density, create_graph=create_graph, retain_graph=True
-    )
-    return gradient[:, 0]
-
-
-def _born_charges(polarization: Tensor, positions: Tensor, create_graph: bool) -> Tensor:
-    """``Z*[i, α, β] = ∂P_α/∂r_{i,β}``: atoms of different graphs do not see one another."""
-    if not polarization.requires_grad:
-        return torch.zeros((positions.shape[0], 3, 3), dtype=positions.dtype, device=positions.device)
-    rows = [
-        torch.autograd.grad(
-            polarization[:, axis].sum(), positions, create_graph=create_graph, retain_graph=True
-        )[0]
-        for axis in range(3)
-    ]
-    return torch.stack(rows, dim=1)
 
 
 def _hessian(forces: Tensor, positions: Tensor, graph: GraphTensors) -> Tensor:

@@ -6,18 +6,14 @@ These builders are the targets of ``registry/models/*.toml``; their options stan
 
 from __future__ import annotations
 
-from torch import nn
-
 from lsf.data.statistics import DataFacts
 from lsf.electrostatics.settings import Electrostatics
-from lsf.errors import LsfError
-from lsf.models.backbone import Backbone, layer_irreps
-from lsf.models.charge_state_embedding import ChargeState
-from lsf.models.energies.localized_charge import LocalizedCharge
-from lsf.models.energies.pair_repulsion import PairRepulsion
-from lsf.models.energies.readout import EnergyReadout, PolarizabilityReadout
-from lsf.models.irreps import Irreps, parse_irreps
-from lsf.models.local_source import CoulombTerm, LocalSourceModel, NoCoulomb
+from lsf.models.backbone import Backbone
+from lsf.models.charge_state_embedding import ChargeState, NoChargeState
+from lsf.models.energies.base import EnergyTerm
+from lsf.models.energies.coulomb import CoulombTerm, NoCoulomb
+from lsf.models.energies.readout import NoPolarizability, PolarizabilityReadout
+from lsf.models.local_source import LocalSourceModel
 from lsf.models.options import (
     BackboneOptions,
     FixedChargeOptions,
@@ -26,98 +22,52 @@ from lsf.models.options import (
     MACEOptions,
 )
 from lsf.models.radial import RADIAL_BASES, TRANSFORMS, RadialBasis
-from lsf.models.sources.heads import (
-    FixedSource,
-    LocalSource,
-    MultipoleReadout,
-    NoSource,
-    SourceHead,
-    SplitSource,
-)
-from lsf.models.sources.oxidation import (
-    Mixer,
-    NoMixer,
-    OxidationDependentTransfer,
-    ProductMixer,
-    SumMixer,
-    SymmetricTransfer,
-)
-
-SYMMETRIC_WIDTH = 64
-OXIDATION_WIDTH = 32
+from lsf.models.setting import ModelSetting
+from lsf.models.sources.base import SourceHead
+from lsf.models.sources.fixed import FixedSource
+from lsf.models.sources.none import NoSource
+from lsf.models.sources.split import SplitSource
+from lsf.options import NoOptions
+from lsf.recipe.catalog import catalog
 
 
 def mace(options: MACEOptions, electrostatics: Electrostatics, facts: DataFacts) -> LocalSourceModel:
     """Return the backbone alone, without charges."""
-    return _assemble(options, facts, NoSource(), NoCoulomb())
-
-
-def energy_scale(options: BackboneOptions, facts: DataFacts) -> float:
-    """Return the factor of the short-range energy.
-
-    Raises :class:`lsf.errors.LsfError` when the data does not say how large energies or forces are.
-    """
-    if not isinstance(options.scale, str):
-        return 1.0 if options.scale is None else options.scale
-    measured = facts.forces_rms if options.scale == "forces" else facts.energy_std
-    if not measured:
-        raise LsfError(
-            f'model.scale = "{options.scale}": found no training frames whose {options.scale} differ from '
-            'zero and from one another; expected labels to take it from, a number, or "none"'
-        )
-    return measured
-
-
-def energy_shift(options: BackboneOptions, facts: DataFacts) -> float:
-    """Return what is added to the short-range energy of every atom, in eV.
-
-    Raises :class:`lsf.errors.LsfError` when it is to be the mean of the energies and there are none.
-    """
-    if options.shift != "mean":
-        return options.shift or 0.0
-    if facts.energy_mean is None:
-        raise LsfError(
-            'model.shift = "mean": found no training frame with an energy; expected energies to take the '
-            'mean of, a number, or "none"'
-        )
-    return facts.energy_mean
+    setting = ModelSetting(options, electrostatics, facts)
+    return _assemble(setting, NoSource(NoOptions(), setting), NoCoulomb(), NoPolarizability())
 
 
 def local_charges(
     options: LocalChargesOptions, electrostatics: Electrostatics, facts: DataFacts
 ) -> LocalSourceModel:
-    """Return the model that reads multipoles directly from node features."""
-    source = LocalSource(_layers(options), electrostatics.multipoles_max_l)
-    return _assemble(options, facts, source, CoulombTerm(electrostatics))
+    """Return the model whose sources are read from node features, by the head that the options name."""
+    setting = ModelSetting(options, electrostatics, facts)
+    source = catalog().entry("sources", options.source.use).target()(options.source.options, setting)
+    return _assemble(setting, source, CoulombTerm(electrostatics), NoPolarizability())
 
 
 def fixed_charges(
     options: FixedChargeOptions, electrostatics: Electrostatics, facts: DataFacts
 ) -> LocalSourceModel:
     """Return the model with formal charges that stay as given; its higher multipoles are zero."""
-    source = FixedSource(electrostatics.multipoles_max_l)
-    return _assemble(options, facts, source, CoulombTerm(electrostatics))
+    setting = ModelSetting(options, electrostatics, facts)
+    return _assemble(
+        setting, FixedSource(NoOptions(), setting), CoulombTerm(electrostatics), NoPolarizability()
+    )
 
 
 def local_split_charges(
     options: LocalSplitChargesOptions, electrostatics: Electrostatics, facts: DataFacts
 ) -> LocalSourceModel:
     """Return the model with formal charges and learned transfer along edges."""
-    hidden, layers = parse_irreps(options.hidden_irreps), _layers(options)
-    transfers = nn.ModuleList(_transfer(options, layer) for layer in layers)
-    max_l = electrostatics.multipoles_max_l
-    higher = tuple(range(1, max_l + 1))
-    multipoles = MultipoleReadout(layers, higher) if higher else None
-    source = SplitSource(_mixer(options, hidden), transfers, multipoles)
-    polarizability = None
-    if options.polarizability:
-        polarizability = PolarizabilityReadout(hidden, options.num_interactions)
-    return _assemble(options, facts, source, CoulombTerm(electrostatics), polarizability)
-
-
-def _layers(options: BackboneOptions) -> list[Irreps]:
-    hidden = parse_irreps(options.hidden_irreps)
-    return layer_irreps(hidden, options.num_interactions, options.last_layer == "scalars")
+    setting = ModelSetting(options, electrostatics, facts)
+    source = SplitSource(options, setting)
+    polarizability = (
+        PolarizabilityReadout(setting.hidden, options.num_interactions)
+        if options.polarizability
+        else NoPolarizability()
+    )
+    return _assemble(setting, source, CoulombTerm(electrostatics), polarizability)
 
 
 def _radial(options: BackboneOptions) -> RadialBasis:
@@ -127,75 +77,35 @@ def _radial(options: BackboneOptions) -> RadialBasis:
     return radial
 
 
-def _mixer(options: LocalSplitChargesOptions, hidden: Irreps) -> Mixer:
-    bounds = (options.oxidation_range[0], options.oxidation_range[1])
-    if options.oxidation_mixer == "sum":
-        return SumMixer(hidden.channels, bounds)
-    if options.oxidation_mixer == "product":
-        return ProductMixer(hidden.channels, bounds)
-    return NoMixer()
+def _charge_state(setting: ModelSetting) -> ChargeState | NoChargeState:
+    options = setting.options
+    if not (options.total_charge_embedding or options.total_spin_embedding):
+        return NoChargeState()
+    return ChargeState(setting.hidden.channels, options.total_charge_embedding, options.total_spin_embedding)
 
 
-def _transfer(options: LocalSplitChargesOptions, hidden: Irreps) -> nn.Module:
-    bounds = (options.oxidation_range[0], options.oxidation_range[1])
-    if options.transfer == "oxidation_dependent":
-        return OxidationDependentTransfer(
-            hidden, options.num_radial, options.max_ell, OXIDATION_WIDTH, bounds
-        )
-    return SymmetricTransfer(hidden, options.num_radial, options.max_ell, SYMMETRIC_WIDTH)
+def _term(name: str, setting: ModelSetting) -> EnergyTerm:
+    """Return an energy term of the registry that has no options."""
+    term: EnergyTerm = catalog().entry("energies", name).target()(NoOptions(), setting)
+    return term
 
 
 def _assemble(
-    options: BackboneOptions,
-    facts: DataFacts,
+    setting: ModelSetting,
     source: SourceHead,
-    coulomb: nn.Module,
-    polarizability: PolarizabilityReadout | None = None,
+    coulomb: EnergyTerm,
+    polarizability: PolarizabilityReadout | NoPolarizability,
 ) -> LocalSourceModel:
-    hidden = parse_irreps(options.hidden_irreps)
-    backbone = Backbone(
-        hidden,
-        len(facts.species),
-        options.num_interactions,
-        options.max_ell,
-        options.correlation,
-        options.num_radial,
-        options.radial_mlp,
-        options.avg_num_neighbors or facts.avg_num_neighbors,
-        options.kernels,
-        (options.interaction_first, options.interaction),
-        options.last_layer == "scalars",
-        options.product_basis == "complete",
-    )
+    options = setting.options
+    backbone = Backbone(options, len(setting.facts.species), setting.facts.avg_num_neighbors)
     backbone.recompute(options.recompute)
-    readout = EnergyReadout(
-        hidden,
-        options.num_interactions,
-        parse_irreps(options.mlp_irreps).channels,
-        options.final_readout == "nonlinear",
-        options.gate,
-        energy_scale(options, facts),
-        energy_shift(options, facts),
-    )
-    state = localized = None
-    if options.total_charge_embedding or options.total_spin_embedding:
-        state = ChargeState(hidden.channels, options.total_charge_embedding, options.total_spin_embedding)
-        if options.localization_width is not None:
-            n_scalars = hidden.channels * options.num_interactions
-            scale = energy_scale(options, facts)
-            localized = LocalizedCharge(n_scalars, options.localization_width, scale)
-    repulsion = PairRepulsion(facts.species, options.cutoff_p) if options.pair_repulsion else None
-    return LocalSourceModel(
-        facts.species,
-        tuple(facts.atomic_energies[number] for number in facts.species),
-        backbone,
-        _radial(options),
-        options.max_ell,
-        readout,
-        source,
-        coulomb,
-        polarizability,
-        repulsion,
-        state,
-        localized,
-    )
+    # weights are drawn in this order: it is part of what a seed means
+    readout = _term("readout", setting)
+    state = _charge_state(setting)
+    short_range = [_term(name, setting) for name in options.short_range_terms()]
+    added = [
+        catalog().entry("energies", name).target()(chosen.options, setting)
+        for name, chosen in options.energies.items()
+    ]
+    energies = [_term("atomic", setting), readout, *short_range, coulomb, _term("field", setting), *added]
+    return LocalSourceModel(setting, backbone, _radial(options), source, energies, polarizability, state)

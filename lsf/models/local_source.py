@@ -1,87 +1,69 @@
-"""The one forward of every model: short-range energy, density, Coulomb energy, field energy."""
+"""The one forward of every model: features, sources, and the sum of the energy terms."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from lsf.data.graph import GraphTensors, coulomb_plan
-from lsf.electrostatics.energy import coulomb_energy
-from lsf.electrostatics.field import field_energy
-from lsf.electrostatics.settings import Electrostatics
+from lsf.data.graph import GraphTensors
 from lsf.models.backbone import Backbone, RecordedEdges, SpeciesGroups
-from lsf.models.charge_state_embedding import ChargeState
+from lsf.models.charge_state_embedding import ChargeState, NoChargeState
 from lsf.models.convolution import ELEMENTS_AT_MOST
-from lsf.models.energies.localized_charge import LocalizedCharge
-from lsf.models.energies.pair_repulsion import BondLengths, PairRepulsion
-from lsf.models.energies.readout import EnergyReadout, PolarizabilityReadout
-from lsf.models.geometry import edge_geometry
+from lsf.models.energies.base import EnergyContext, EnergyTerm, add_up
+from lsf.models.energies.pair_repulsion import BondLengths, NoBondLengths
+from lsf.models.energies.readout import NoPolarizability, PolarizabilityReadout
+from lsf.models.geometry import Edges, edge_geometry
 from lsf.models.message_passing.compiled.executor import blocks_are_compiled
 from lsf.models.message_passing.native.blocks import EdgeTables
 from lsf.models.radial import RadialBasis
-from lsf.models.sources.heads import SourceHead, sum_over_graph
+from lsf.models.setting import ModelSetting
+from lsf.models.sources.base import SourceContext, SourceHead
 from lsf.models.sources.oxidation import NoMixer
 
 
 class ModelOutput(NamedTuple):
-    """What a forward returns, all float64; energies in eV per graph, ``node_energy`` per atom.
+    """What a forward returns, all float64; energies in eV per structure, ``node_energy`` per atom.
 
-    ``energy = energy_atomic + energy_short_range + energy_coulomb + energy_field``; ``node_energy``
-    holds the first two. ``density`` (n_atoms, (L + 1)²) e·Å^l, ``polarization`` (n_graphs, 3) e·Å,
-    ``polarizability`` (n_graphs, 3, 3) e·Å²/V, or None where the model has no such readout.
+    ``energy`` is the sum of ``parts``, among them atomic, short_range, coulomb and field; ``terms`` are the
+    energies of all terms by name. ``density`` (n_atoms, (L + 1)²) e·Å^l, ``polarization`` (n_graphs, 3) e·Å;
+    ``others`` is what a model reads besides: ``polarizability`` (n_graphs, 3, 3) e·Å²/V, or nothing.
     """
 
     energy: Tensor
-    energy_atomic: Tensor
-    energy_short_range: Tensor
-    energy_coulomb: Tensor
-    energy_field: Tensor
+    parts: dict[str, Tensor]
+    terms: dict[str, Tensor]
     node_energy: Tensor
     density: Tensor
     polarization: Tensor
-    polarizability: Tensor | None
+    others: dict[str, Tensor]
 
 
-class ShortRange(NamedTuple):
-    """What a network gives, float64: ``node_energy`` (n_atoms,) eV, the rest as in :class:`ModelOutput`."""
-
-    node_energy: Tensor
-    density: Tensor
-    polarization: Tensor
-    polarizability: Tensor | None
-
-
-class CoulombTerm(nn.Module):
-    """Coulomb energy of the density, in float64 whatever the model's dtype."""
-
-    def __init__(self, settings: Electrostatics) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, density: Tensor, graph: GraphTensors) -> Tensor:
-        """Return ``(n_graphs,)`` eV."""
-        return coulomb_energy(
-            density, graph.positions, graph.cell, graph.batch, coulomb_plan(graph), self.settings
-        )
-
-
-class NoCoulomb(nn.Module):
-    """No Coulomb energy: the null object of the plain short-range model."""
-
-    def forward(self, density: Tensor, graph: GraphTensors) -> Tensor:
-        """Return zeros, ``(n_graphs,)``."""
-        return torch.zeros((graph.cell.shape[0],), dtype=torch.float64, device=density.device)
+_ORDER: Final = (
+    "backbone",
+    "radial",
+    "readout",
+    "source",
+    "coulomb",
+    "polarizability",
+    "pair_repulsion",
+    "charge_state",
+    "localized_charge",
+)
+"""Order of the modules, others follow: checkpoints hold the parameters by it."""
 
 
 class LocalSourceModel(nn.Module):
-    """Short-range backbone, source head and Coulomb energy, put together once for all models.
+    """Backbone, source head and energy terms, put together once for all models.
 
-    ``species`` are the atomic numbers the model knows, rising; ``atomic_energies`` their E0 in eV.
-    Buffers stay float64 in a float32 model (:meth:`set_dtype` converts parameters only), since
-    energies of atoms and coupling constants must not lose digits.
+    ``species`` are the atomic numbers the model knows, rising; ``atomic_energies`` their E0 in eV. The energy
+    is the sum of ``energies``: each term is a module of the model under its own name, so that files name its
+    weights by it. Buffers stay float64 in a float32 model (:meth:`set_dtype` converts parameters only),
+    since energies of atoms and coupling constants must not lose digits.
+
+    Raises ValueError where two parts have one name.
     """
 
     species: Tensor
@@ -89,37 +71,51 @@ class LocalSourceModel(nn.Module):
     radial: RadialBasis
     backbone: Backbone
     source: SourceHead
+    charge_state: ChargeState | NoChargeState
+    polarizability: PolarizabilityReadout | NoPolarizability
 
     def __init__(
         self,
-        species: tuple[int, ...],
-        atomic_energies: tuple[float, ...],
+        setting: ModelSetting,
         backbone: Backbone,
         radial: RadialBasis,
-        max_ell: int,
-        readout: EnergyReadout,
         source: SourceHead,
-        coulomb: nn.Module,
-        polarizability: PolarizabilityReadout | None = None,
-        pair_repulsion: PairRepulsion | None = None,
-        charge_state: ChargeState | None = None,
-        localized_charge: LocalizedCharge | None = None,
+        energies: Sequence[EnergyTerm],
+        polarizability: PolarizabilityReadout | NoPolarizability,
+        charge_state: ChargeState | NoChargeState,
     ) -> None:
         super().__init__()
+        species, known = setting.facts.species, setting.facts.atomic_energies
         self.register_buffer("species", torch.tensor(species))
-        self.register_buffer("atomic_energies", torch.tensor(atomic_energies, dtype=torch.float64))
-        self.backbone = backbone
-        self.radial = radial
-        self.max_ell = max_ell
-        self.readout = readout
-        self.source = source
-        self.coulomb = coulomb
-        self.polarizability = polarizability
-        self.pair_repulsion = pair_repulsion
-        self.charge_state = charge_state
-        self.localized_charge = localized_charge
-        needs_bonds = pair_repulsion is not None or radial.transform is not None
-        self.bond_lengths = BondLengths(species) if needs_bonds else None
+        self.register_buffer(
+            "atomic_energies", torch.tensor([known[number] for number in species], dtype=torch.float64)
+        )
+        self.max_ell = setting.options.max_ell
+        self.term_names = tuple(term.name for term in energies)
+        parts: list[tuple[str, nn.Module]] = [
+            ("backbone", backbone),
+            ("radial", radial),
+            ("source", source),
+            ("polarizability", polarizability),
+            ("charge_state", charge_state),
+            *((term.name, term) for term in energies),
+        ]
+        rank = {name: place for place, name in enumerate(_ORDER)}
+        for name, module in sorted(parts, key=lambda part: rank.get(part[0], len(rank))):
+            if name in self._modules or name in self._buffers:
+                raise ValueError(f"the model has a part of the name {name!r} already")
+            self.add_module(name, module)
+        self.bond_lengths = BondLengths(species) if setting.options.needs_bond_lengths() else NoBondLengths()
+
+    @property
+    def energies(self) -> list[EnergyTerm]:
+        """The terms of the energy, in the order of their sum."""
+        return [cast("EnergyTerm", self.get_submodule(name)) for name in self.term_names]
+
+    @property
+    def has_polarizability(self) -> bool:
+        """Whether a polarizability is among the outputs."""
+        return isinstance(self.polarizability, PolarizabilityReadout)
 
     @property
     def r_max(self) -> float:
@@ -138,18 +134,12 @@ class LocalSourceModel(nn.Module):
         """
         mixer = {id(parameter) for parameter in self.source.mixer.parameters()}
         groups = self.backbone.parameter_groups()
-        groups["embedding"] += self.source.mixer.parameters()
-        groups["embedding"] += [] if self.charge_state is None else self.charge_state.parameters()
+        groups["embedding"] += [*self.source.mixer.parameters(), *self.charge_state.parameters()]
         return {
             **groups,
-            "readouts": [
-                *self.readout.parameters(),
-                *([] if self.localized_charge is None else self.localized_charge.parameters()),
-            ],
+            "readouts": [parameter for term in self.energies for parameter in term.parameters()],
             "source_maps": [p for p in self.source.parameters() if id(p) not in mixer],
-            "polarizability_readouts": []
-            if self.polarizability is None
-            else list(self.polarizability.parameters()),
+            "polarizability_readouts": list(self.polarizability.parameters()),
         }
 
     def set_dtype(self, dtype: torch.dtype) -> LocalSourceModel:
@@ -163,11 +153,10 @@ class LocalSourceModel(nn.Module):
         elements = self.backbone.embed(graph.species)
         initial = self.source.mixer(elements, graph.formal_charges)
         inputs = [graph.formal_charges.detach()]
-        if self.charge_state is not None:
-            numbers = self.charge_state.numbers(graph.total_charge, graph.total_spin)
-            per_atom = [number.index_select(0, graph.batch) for number in numbers]
-            initial = self.charge_state(initial, elements, per_atom)
-            inputs += per_atom
+        numbers = self.charge_state.numbers(graph.total_charge, graph.total_spin)
+        per_atom = [number.index_select(0, graph.batch) for number in numbers]
+        initial = self.charge_state(initial, elements, per_atom)
+        inputs += per_atom
         return initial, torch.stack(inputs, dim=1)
 
     def forward(self, *tensors: Tensor) -> ModelOutput:
@@ -177,31 +166,26 @@ class LocalSourceModel(nn.Module):
         graph is given.
         """
         graph, tables = split_tensors(tensors)
-        n_graphs = graph.cell.shape[0]
-        network = self.short_range(graph, tables)
-        node_atomic = self.atomic_energies.index_select(0, graph.species)
-        atomic = sum_over_graph(node_atomic, graph.batch, n_graphs)
-        short_range = sum_over_graph(network.node_energy, graph.batch, n_graphs)
-        coulomb = self.coulomb(network.density, graph)
-        field = field_energy(network.polarization, graph.external_field)
+        bonds = self.bond_lengths(graph.species, graph.edge_index)
+        features, edges = self._features(graph, tables, bonds)
+        sources = self.source(SourceContext(features, edges, graph))
+        atomic = self.atomic_energies.index_select(0, graph.species)
+        context = EnergyContext(features, edges, graph, sources, bonds, atomic)
+        energy = add_up(self.energies, context)
         return ModelOutput(
-            atomic + short_range + coulomb + field,
-            atomic,
-            short_range,
-            coulomb,
-            field,
-            node_atomic + network.node_energy,
-            network.density,
-            network.polarization,
-            network.polarizability,
+            energy.total,
+            energy.parts,
+            energy.terms,
+            energy.of_atoms,
+            sources.density,
+            sources.polarization,
+            self.polarizability(context),
         )
 
-    def short_range(self, graph: GraphTensors, tables: EdgeTables | None = None) -> ShortRange:
-        """Return what the network gives: all but energies of atoms, Coulomb and field energy."""
-        n_graphs = graph.cell.shape[0]
-        bonds = None
-        if self.bond_lengths is not None:
-            bonds = self.bond_lengths(graph.species, graph.edge_index)
+    def _features(
+        self, graph: GraphTensors, tables: EdgeTables | None, bonds: Tensor | None
+    ) -> tuple[list[Tensor], Edges]:
+        """Return the node features of every layer, and the edges they were computed on."""
         edges = edge_geometry(
             graph.positions,
             graph.cell,
@@ -217,25 +201,11 @@ class LocalSourceModel(nn.Module):
         groups = SpeciesGroups(graph.present_species, graph.species_slots, graph.species_place)
         initial, inputs = self._initial(graph)
         recorded = None if tables is None else self._recorded(graph, tables)
-        features = self.backbone(initial, edges, graph.neighbor_slots, groups, inputs, recorded)
-        sources = self.source(features, edges, graph.positions, graph.formal_charges, graph.batch, n_graphs)
-
-        node_energy = self.readout(features)
-        if self.pair_repulsion is not None:
-            lengths = torch.sqrt((edges.vectors * edges.vectors).sum(-1))
-            repulsion = self.pair_repulsion(lengths, bonds, graph.species, graph.edge_index)
-            node_energy = node_energy + self.readout.scale * repulsion
-        if self.localized_charge is not None and self.charge_state is not None:
-            numbers = self.charge_state.numbers(graph.total_charge, graph.total_spin)
-            node_energy = node_energy + self.localized_charge(features, graph.batch, numbers)
-        polarizability = None
-        if self.polarizability is not None:
-            polarizability = sum_over_graph(self.polarizability(features), graph.batch, n_graphs)
-        return ShortRange(node_energy, sources.density, sources.polarization, polarizability)
+        return self.backbone(initial, edges, graph.neighbor_slots, groups, inputs, recorded), edges
 
     def _recorded(self, graph: GraphTensors, tables: EdgeTables) -> RecordedEdges:
         """Return what the backbone needs where these tables are given."""
-        by_species = isinstance(self.source.mixer, NoMixer) and self.charge_state is None
+        by_species = isinstance(self.source.mixer, NoMixer) and isinstance(self.charge_state, NoChargeState)
         few = self.species.shape[0] <= ELEMENTS_AT_MOST
         return RecordedEdges(tables, graph.species if by_species and few else None)
 

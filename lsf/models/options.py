@@ -11,7 +11,8 @@ import attrs
 
 from lsf.errors import Problem
 from lsf.models.irreps import parse_irreps
-from lsf.options import Rule, above, between, option, unless_none
+from lsf.options import Chosen, Component, Rule, above, between, option, unless_none
+from lsf.recipe.catalog import catalog, component
 
 if TYPE_CHECKING:
     from lsf.recipe.schema import Recipe
@@ -195,6 +196,12 @@ class BackboneOptions:
         default=None,
         validator=unless_none(above(0.0)),
     )
+    energies: dict[str, Chosen] = option(
+        "Energy terms to add to those the model has, by name: [model.energies.NAME] with the options of the "
+        "term. Each is trained with the rest and shown as energy_NAME.",
+        factory=dict,
+        registry="energies",
+    )
     recompute: bool = option(
         "Whether backward passes compute intermediates again instead of keeping them. Takes "
         "less memory and somewhat more time.",
@@ -209,7 +216,42 @@ class BackboneOptions:
 
     def problems(self, recipe: Recipe, where: str) -> list[Problem]:
         """Return what is wrong with the model in the context of the whole recipe."""
-        return _wrong_layers(self, where) + _unmapped_state(self, recipe, where) + _blind(self, where)
+        return [
+            *_wrong_layers(self, where),
+            *_unmapped_state(self, recipe, where),
+            *_blind(self, where),
+            *_own_terms(self, where),
+        ]
+
+    def seen_state(self) -> dict[str, str]:
+        """Return what the model sees of total_charge and total_spin, with the option that asks for it."""
+        embedded = {
+            "total_charge": "total_charge_embedding" if self.total_charge_embedding else None,
+            "total_spin": "total_spin_embedding" if self.total_spin_embedding else None,
+        }
+        required = {
+            name: path
+            for kind, chosen, path in self.chosen_parts()
+            for name in catalog().entry(kind, chosen).requires
+            if name in embedded
+        }
+        return required | {name: path for name, path in embedded.items() if path is not None}
+
+    def chosen_parts(self) -> list[tuple[str, str, str]]:
+        """Return kind, name and option of every component of the registry that the model is built of."""
+        return [("energies", name, f"energies.{name}") for name in self.energies]
+
+    def short_range_terms(self) -> tuple[str, ...]:
+        """Return the terms of the short-range energy besides the readout, in the order of their sum."""
+        wanted = {
+            "pair_repulsion": self.pair_repulsion,
+            "localized_charge": self.localization_width is not None,
+        }
+        return tuple(name for name, has in wanted.items() if has)
+
+    def needs_bond_lengths(self) -> bool:
+        """Tell whether the model uses the sums of covalent radii."""
+        return self.pair_repulsion or self.distance_transform != "none"
 
     def read_degrees(self) -> tuple[int, ...]:
         """Return the degrees that the features of at least one layer have."""
@@ -232,17 +274,38 @@ def _wrong_layers(options: BackboneOptions, where: str) -> list[Problem]:
 
 def _unmapped_state(options: BackboneOptions, recipe: Recipe, where: str) -> list[Problem]:
     """A charge or spin that no head reads would be zero everywhere."""
-    seen = {"total_charge": options.total_charge_embedding, "total_spin": options.total_spin_embedding}
+    found = []
+    for name, path in options.seen_state().items():
+        wanted = "true" if path.endswith("_embedding") else f"a component that sees {name}"
+        found += [
+            Problem(
+                where,
+                f"model.{path}",
+                f"{wanted}, but heads.{head} maps no {name}",
+                f"the key of the files that holds it: heads.{head}.info_keys.{name}",
+            )
+            for head, keys in recipe.heads.items()
+            if name not in keys.info_keys
+        ]
+    return found
+
+
+OWN_TERMS: Final = ("atomic", "readout", "pair_repulsion", "localized_charge", "coulomb", "field")
+"""Energy terms that models have by themselves or by an option of their own."""
+
+
+def _own_terms(options: BackboneOptions, where: str) -> list[Problem]:
+    """A term that the model has by itself would count twice."""
+    by_option = {"pair_repulsion": "pair_repulsion = true", "localized_charge": "localization_width"}
     return [
         Problem(
             where,
-            f"model.{name}_embedding",
-            f"true, but heads.{head} maps no {name}",
-            f"the key of the files that holds it: heads.{head}.info_keys.{name}",
+            f"model.energies.{name}",
+            "a term that models have by themselves",
+            f"the option model.{by_option[name]}" if name in by_option else "another term, or none",
         )
-        for name, wanted in seen.items()
-        for head, keys in recipe.heads.items()
-        if wanted and name not in keys.info_keys
+        for name in OWN_TERMS
+        if name in options.energies
     ]
 
 
@@ -294,13 +357,43 @@ class ScaleShiftMACEOptions(MACEOptions):
     shift: Shift = option(_SHIFT, default="mean")
 
 
+MODEL_OF_SOURCE: Final = {
+    "none": "MACE",
+    "fixed": "FixedChargeBaselinedMACE",
+    "split": "LocalSplitCharges",
+}
+"""Source heads that belong to a model of their own."""
+
+
 @attrs.frozen(kw_only=True)
 class LocalChargesOptions(BackboneOptions):
     """Multipoles read directly from node features."""
 
+    source: Component = component(
+        "The head that makes multipoles of the features: local reads each atom's own. Heads of other "
+        "packages may do otherwise.",
+        kind="sources",
+        default="local",
+    )
+
+    def chosen_parts(self) -> list[tuple[str, str, str]]:
+        """Return kind, name and option of every component of the registry that the model is built of."""
+        return [*super().chosen_parts(), ("sources", self.source.use, "source")]
+
     def problems(self, recipe: Recipe, where: str) -> list[Problem]:
-        """Return wrong layers and missing hidden irreps."""
-        return super().problems(recipe, where) + _needs_degrees(self, recipe, where)
+        """Return wrong layers, missing hidden irreps and a head that is another model's."""
+        found = super().problems(recipe, where) + _needs_degrees(self, recipe, where)
+        model = MODEL_OF_SOURCE.get(self.source.use)
+        if model is not None:
+            found.append(
+                Problem(
+                    where,
+                    "model.source.use",
+                    f'"{self.source.use}", which is the head of another model',
+                    f'model.use = "{model}", or another head',
+                )
+            )
+        return found
 
 
 @attrs.frozen(kw_only=True)

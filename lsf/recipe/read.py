@@ -14,11 +14,11 @@ from typing import Any
 import attrs
 
 from lsf.errors import Problem, RecipeError, did_you_mean, nearest
-from lsf.options import Component
+from lsf.options import Chosen, Component
 from lsf.recipe.catalog import Catalog, catalog
 from lsf.recipe.convert import INVALID, FileName, Structurer
 from lsf.recipe.quantities import ARRAY_PROPERTIES, INFO_PROPERTIES
-from lsf.recipe.schema import Head, LossTerm, Recipe, Tracker
+from lsf.recipe.schema import Head, LossTerm, Recipe
 from lsf.recipe.toml import KeyPath, Positions, dotted, parse_toml, write_toml
 from lsf.recipe.type_names import NONE_WORD, Field, found_text
 
@@ -115,7 +115,7 @@ def _draft(
         positions,
         components or catalog(),
         folder.absolute(),
-        {LossTerm: _loss_term, Head: _head, Tracker: _tracker},
+        {LossTerm: _loss_term, Head: _head, Chosen: _chosen},
     )
     recipe = structurer.table(Recipe, table, ())
     found = (*problems, *structurer.problems)
@@ -142,14 +142,15 @@ def _loss_term(structurer: Structurer, value: Any, path: KeyPath, _field: Field 
     return attrs.evolve(term, options=built)
 
 
-def _tracker(structurer: Structurer, value: Any, path: KeyPath, _field: Field | None) -> Any:
-    """A table holds the options of the tracker named by its key; an empty one its defaults."""
+def _chosen(structurer: Structurer, value: Any, path: KeyPath, field: Field | None) -> Any:
+    """A table holds the options of the component named by its key; an empty one its defaults."""
+    kind = field.metadata["registry"] if field is not None else ""
     if not isinstance(value, Mapping):
         return structurer.refuse(
-            path, found_text(value), "a table with the tracker's options, or an empty one"
+            path, found_text(value), f"a table with the options of {path[-1]}, or an empty one"
         )
-    options = structurer.options("trackers", value, str(path[-1]), path, path)
-    return INVALID if options is INVALID else Tracker(options)
+    options = structurer.options(kind, value, str(path[-1]), path, path)
+    return INVALID if options is INVALID else Chosen(options)
 
 
 def _plain_weight(structurer: Structurer, value: Any, path: KeyPath) -> Any:
@@ -272,7 +273,7 @@ def as_table(value: Any) -> Any:
         return NONE_WORD
     if isinstance(value, Component):
         return {"use": value.use, **as_table(value.options)}
-    if isinstance(value, Tracker):
+    if isinstance(value, Chosen):
         return as_table(value.options)
     if isinstance(value, LossTerm):
         options = {} if value.options is None else as_table(value.options)

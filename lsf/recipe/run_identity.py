@@ -16,7 +16,7 @@ import attrs
 from lsf.errors import ProblemsError
 from lsf.options import Component
 from lsf.recipe.read import as_table, read_recipe_text
-from lsf.recipe.schema import LossTerm, Recipe, Tracker
+from lsf.recipe.schema import Chosen, LossTerm, Recipe
 
 WITHOUT_EFFECT: Final = ("trackers",)
 """Parts of a recipe that may change between the legs of a run."""
@@ -55,7 +55,7 @@ def _own_settings(value: Any) -> Any:
     """Return options as tables like :func:`as_table`, without those that have their default."""
     if isinstance(value, Component):
         return {"use": value.use, **_own_settings(value.options)}
-    if isinstance(value, Tracker):
+    if isinstance(value, Chosen):
         return _own_settings(value.options)
     if isinstance(value, LossTerm):
         return as_table(value)

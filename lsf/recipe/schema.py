@@ -12,6 +12,7 @@ import attrs
 
 from lsf.electrostatics.settings import Electrostatics
 from lsf.options import (
+    Chosen,
     Component,
     Rule,
     above,
@@ -29,6 +30,7 @@ from lsf.recipe.catalog import catalog, component
 
 __all__ = [
     "Checks",
+    "Chosen",
     "Component",
     "DataOptions",
     "Electrostatics",
@@ -37,7 +39,6 @@ __all__ = [
     "LossTerm",
     "Recipe",
     "Stage",
-    "Tracker",
     "Training",
 ]
 
@@ -297,13 +298,6 @@ class Training:
     )
 
 
-@attrs.frozen
-class Tracker:
-    """A tracker, chosen by its name as key, with the options of the registry entry of that name."""
-
-    options: Any
-
-
 def exporter_name() -> Rule:
     """Return the rule that a word names an exporter."""
     return Rule(
@@ -369,7 +363,7 @@ class Recipe:
     training: Training = option(
         "Settings shared by all stages. A stage cannot change them.", factory=Training
     )
-    trackers: dict[str, Tracker] = option(
+    trackers: dict[str, Chosen] = option(
         "Where metrics are sent besides the run folder, by name; an empty table [trackers.tensorboard] "
         "switches one on with its defaults. They change nothing in the training.",
         factory=dict,

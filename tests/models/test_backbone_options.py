@@ -12,9 +12,9 @@ from lsf.errors import LsfError
 from lsf.models.derivatives import evaluate
 from lsf.models.energies.readout import GATES, EnergyReadout
 from lsf.models.irreps import parse_irreps
-from lsf.models.library import energy_scale, energy_shift
 from lsf.models.options import MACEOptions, ScaleShiftMACEOptions
 from lsf.models.radial import RADIAL_BASES, polynomial_cutoff
+from lsf.models.setting import energy_scale, energy_shift
 from lsf.recipe.catalog import catalog
 from tests.models.helpers import batch_of, make_model, water
 
@@ -61,8 +61,8 @@ def test_a_linear_readout_is_linear(n_layers):
     readout = EnergyReadout(parse_irreps("4x0e + 4x1o"), n_layers, 8, nonlinear=False)
     assert len(readout.linear) == n_layers
     features = [torch.randn(5, 4, 4) for _ in range(n_layers)]
-    doubled = readout([2.0 * layer for layer in features])
-    assert torch.allclose(doubled, 2.0 * readout(features), rtol=1e-5, atol=1e-6)
+    doubled = readout.energies([2.0 * layer for layer in features])
+    assert torch.allclose(doubled, 2.0 * readout.energies(features), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -74,7 +74,7 @@ def test_a_gate_is_the_activation_of_the_last_layer(gate):
     hidden = GATES[gate].scale * functions[gate](last @ readout.hidden / 2.0)
     expected = first @ readout.linear[0] / 2.0 + hidden @ readout.out / math.sqrt(8.0)
     # float32
-    assert torch.allclose(readout(features).float(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(readout.energies(features).float(), expected, rtol=1e-5, atol=1e-6)
 
 
 def nn_silu(x):

@@ -10,6 +10,7 @@ from lsf.models.geometry import edge_geometry
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
 from lsf.models.message_passing.neighborhood import Neighborhood
+from lsf.models.options import BackboneOptions
 from lsf.models.radial import BesselBasis, polynomial_cutoff
 from tests.models.e3nn_convolution import e3nn_convolution
 
@@ -125,8 +126,8 @@ def test_cutoff_has_two_continuous_derivatives():
 
 def backbone_features(rotation, permutation, kernels="native"):
     torch.manual_seed(3)
-    hidden = parse_irreps("4x0e + 4x1o")
-    backbone = Backbone(hidden, 2, 2, 3, 3, 4, (8, 8), 3.0, kernels).double()
+    options = BackboneOptions(hidden_irreps="4x0e + 4x1o", num_radial=4, radial_mlp=(8, 8), kernels=kernels)
+    backbone = Backbone(options, n_species=2, avg_num_neighbors=3.0).double()
     positions, _ = random_graph(8, seed=4)
     species = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1])
     positions, species = (positions @ rotation.T)[permutation], species[permutation]

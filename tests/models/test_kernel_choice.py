@@ -20,6 +20,7 @@ from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
 from lsf.models.message_passing.executors import KernelsError, executor_class, require_kernels
 from lsf.models.message_passing.vendors import cuequivariance
+from lsf.models.options import BackboneOptions
 from lsf.recipe.rules import resolve
 from tests.formats.test_torchscript import batch, model_file
 from tests.models.helpers import water
@@ -58,7 +59,10 @@ def test_kernels_that_are_gone_are_an_error_that_names_the_others():
 
 def backbone_with(name: str) -> Backbone:
     torch.manual_seed(0)
-    return Backbone(parse_irreps("2x0e + 2x1o"), 2, 2, 2, 2, 4, (8,), 3.0, name)
+    options = BackboneOptions(
+        hidden_irreps="2x0e + 2x1o", max_ell=2, correlation=2, num_radial=4, radial_mlp=(8,), kernels=name
+    )
+    return Backbone(options, n_species=2, avg_num_neighbors=3.0)
 
 
 @pytest.mark.parametrize("name", ["auto", "plain", "e3nn"])

@@ -14,6 +14,7 @@ from lsf.models.irreps import parse_irreps
 from lsf.models.message_passing.native.autograd import positions_kept_inside, weights_fixed
 from lsf.models.message_passing.native.blocks import SLOTS_PER_BLOCK, edge_blocks
 from lsf.models.monomials import IndexPairs, pair_products, runs_of
+from lsf.models.options import BackboneOptions
 from tests.models.test_interaction import geometry, neighborhood, random_graph
 
 # irreps, max_ell, correlation, interactions, elements
@@ -30,8 +31,16 @@ CASES = [
 def backbone_of(case, kernels):
     irreps, max_ell, correlation, interactions, elements = case
     torch.manual_seed(3)
-    hidden = parse_irreps(irreps)
-    return Backbone(hidden, elements, interactions, max_ell, correlation, 4, (8, 6), 3.0, kernels).double()
+    options = BackboneOptions(
+        hidden_irreps=irreps,
+        num_interactions=interactions,
+        max_ell=max_ell,
+        correlation=correlation,
+        num_radial=4,
+        radial_mlp=(8, 6),
+        kernels=kernels,
+    )
+    return Backbone(options, n_species=elements, avg_num_neighbors=3.0).double()
 
 
 def differentiated(case, kernels, inputs, recompute=False):

@@ -47,7 +47,7 @@ def outputs(atoms: Atoms, model, settings=OPEN, which=("forces",)):
 def without(model):
     """Return the same weights without the localized charge."""
     plain = copy.deepcopy(model)
-    plain.localized_charge = None
+    plain.term_names = tuple(name for name in plain.term_names if name != "localized_charge")
     return plain
 
 
@@ -55,7 +55,7 @@ def atom_energies(model, atoms: Atoms, settings=OPEN) -> torch.Tensor:
     """Return what the readout says of every atom."""
     kept = []
     handle = model.localized_charge.register_forward_hook(
-        lambda module, inputs, _: kept.append(module.energies(inputs[0]).detach())
+        lambda module, inputs, _: kept.append(module.energies(inputs[0].features).detach())
     )
     outputs(atoms, model, settings, ())
     handle.remove()
@@ -83,13 +83,13 @@ def test_a_narrow_width_leaves_the_lowest_atom():
     batch = torch.tensor([0, 0, 0, 1, 1])
     ones, zeros = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     states = readout.energies(features)
-    found = readout(features, batch, [ones, zeros])
+    found = readout.shares(features, batch, [ones, zeros])
     for atoms in (slice(0, 3), slice(3, 5)):
         assert float(found[atoms].sum()) == pytest.approx(float(states[atoms].min()), abs=1e-9)
         assert int(found[atoms].abs().argmax()) == int(states[atoms].argmin())
     # unpaired electrons alone are an excess, too
-    assert torch.equal(readout(features, batch, [zeros, ones]), found)
-    assert torch.equal(readout(features, batch, [zeros, zeros]), torch.zeros_like(found))
+    assert torch.equal(readout.shares(features, batch, [zeros, ones]), found)
+    assert torch.equal(readout.shares(features, batch, [zeros, zeros]), torch.zeros_like(found))
 
 
 def test_the_scale_is_that_of_the_short_range_energy():
@@ -232,7 +232,8 @@ def test_gradients_reach_the_readout():
 
 def test_models_without_it_are_built_without_it():
     model = make_model("LocalCharges", OPEN)
-    assert model.localized_charge is None
+    assert "localized_charge" not in model.term_names
+    assert not hasattr(model, "localized_charge")
     assert batch_of([water()], model, OPEN).total_charge.tolist() == [0.0]
 
 

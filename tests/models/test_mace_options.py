@@ -164,7 +164,7 @@ def test_repulsion_of_nuclei():
     assert bonds.tolist() == pytest.approx([reach, reach])
     repulsion = PairRepulsion(SPECIES, cutoff_p=5)
     r = 0.4
-    energy = repulsion(torch.tensor([r, r], dtype=torch.float64), bonds, species, edges)
+    energy = repulsion.energies(torch.tensor([r, r], dtype=torch.float64), bonds, species, edges)
     a = 0.4543 * 0.529 / (1.0 + 8.0**0.3)
     terms = zip((0.1818, 0.5099, 0.2802, 0.02817), (3.2, 0.9423, 0.4028, 0.2016), strict=True)
     x = r / reach
@@ -173,7 +173,7 @@ def test_repulsion_of_nuclei():
     assert float(energy.sum()) == pytest.approx(expected, rel=1e-12)
     assert energy[0] == energy[1]
     far = torch.full((2,), reach + 1e-9, dtype=torch.float64)
-    assert repulsion(far, bonds, species, edges).abs().max() == 0.0
+    assert repulsion.energies(far, bonds, species, edges).abs().max() == 0.0
 
 
 def test_density_is_one_plus_a_sum_over_neighbors():

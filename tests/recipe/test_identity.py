@@ -11,7 +11,7 @@ import pytest
 from lsf.recipe.catalog import own_folder
 from lsf.recipe.read import read_recipe, resolved_toml
 from lsf.recipe.run_identity import differences, identity_of
-from lsf.recipe.schema import Recipe, Tracker
+from lsf.recipe.schema import Chosen, Recipe
 
 SOURCE = own_folder("recipes") / "nacl_fixed.toml"
 
@@ -42,7 +42,7 @@ def test_defaults_of_keys_an_older_file_lacks_do_not_matter(recipe: Recipe) -> N
 
 
 def test_trackers_may_change_between_the_legs_of_a_run(recipe: Recipe) -> None:
-    tracked = attrs.evolve(recipe, trackers={"tensorboard": Tracker(None)})
+    tracked = attrs.evolve(recipe, trackers={"tensorboard": Chosen(None)})
     assert identity_of(tracked) == identity_of(recipe)
 
 

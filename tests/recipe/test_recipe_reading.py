@@ -350,7 +350,7 @@ def test_trackers_are_tables_by_name(write):
     ("override", "message"),
     [
         ("trackers.wand={}", 'trackers.wand: found "wand"; expected the name of one of the trackers .*'),
-        ("trackers.wandb=true", "trackers.wandb: found true; expected a table with the tracker's options"),
+        ("trackers.wandb=true", "trackers.wandb: found true; expected a table with the options of wandb"),
         ("trackers.wandb.watch=some", 'trackers.wandb.watch: found the string "some"; expected one of'),
         ("trackers.wandb.projct=a", "trackers.wandb.projct: found an unknown key"),
     ],

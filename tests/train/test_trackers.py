@@ -10,13 +10,13 @@ from tiny import make_recipe
 
 from lsf.errors import MissingExtraError
 from lsf.recipe.catalog import catalog
-from lsf.recipe.schema import Tracker
+from lsf.recipe.schema import Chosen
 from lsf.train.trackers import numbers_of, tracking
 
 
 def with_tracker(use, /, **options):
     recipe = make_recipe((3,), eval_interval=2)
-    return attrs.evolve(recipe, trackers={use: Tracker(catalog().options_class("trackers", use)(**options))})
+    return attrs.evolve(recipe, trackers={use: Chosen(catalog().options_class("trackers", use)(**options))})
 
 
 def track(recipe, folder):

@@ -15,6 +15,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from lsf.electrostatics.differentiate import derivatives
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
 from lsf.electrostatics.settings import Electrostatics
@@ -67,12 +68,9 @@ def _energy(
         c, r, h = (value.detach().requires_grad_(True) for value in (coefficients, positions, cell))
         inputs = [c, r, h]
         energies = coulomb_energy(c, r, h, batch, CoulombPlan(*plan), _settings(settings))
-        by_input = torch.autograd.grad(energies.sum(), inputs, allow_unused=True)
-    found = [
-        torch.zeros_like(value) if gradient is None else gradient.contiguous()
-        for gradient, value in zip(by_input, inputs, strict=True)
-    ]
-    return energies.detach(), found[0], found[1], found[2]
+        by_coefficients, by_positions, by_cell = derivatives(energies, inputs, retain_graph=False)
+    found = by_coefficients.contiguous(), by_positions.contiguous(), by_cell.contiguous()
+    return energies.detach(), *found
 
 
 @_energy.register_fake

@@ -130,8 +130,8 @@ class LsfCalculator(TrackingCalculator):
         self.rule = loaded.recipe.model.options.formal_charge_rule()
         arrays = {"charges": formal_charges_key} if self.rule == "from_data" else {}
         options = loaded.recipe.model.options
-        state = {"total_charge": total_charge_key} if options.total_charge_embedding else {}
-        state |= {"total_spin": total_spin_key} if options.total_spin_embedding else {}
+        state = {"total_charge": total_charge_key} if "total_charge" in options.seen_state() else {}
+        state |= {"total_spin": total_spin_key} if "total_spin" in options.seen_state() else {}
         self.state_keys = tuple(state.values())
         self.head = Head({"external_field": external_field_key, **state}, arrays)
         self._plans, self._neighbors = PlanCache(), NeighborCache(skin)
@@ -145,7 +145,7 @@ class LsfCalculator(TrackingCalculator):
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """Return a property; one that the last calculation left out triggers a new one."""
-        if name == "polarizability" and self.model.polarizability is None:
+        if name == "polarizability" and not self.model.has_polarizability:
             raise PropertyNotImplementedError(
                 f"{self.loaded.path.name} has no polarizability readout: "
                 "train with model.polarizability = true"

@@ -14,6 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from lsf.data.finite import check_structure
+from lsf.electrostatics.differentiate import deformable, derivatives, potential, virial_and_stress
 from lsf.electrostatics.energy import coulomb_energy
 from lsf.electrostatics.field import field_energy
 from lsf.electrostatics.multipoles import dipoles
@@ -168,28 +169,25 @@ class CoulombCalculator(TrackingCalculator):
 
     def _results(self, plan: CoulombPlan, cell: Array, field: Array, periodic: bool) -> dict[str, Any]:
         coefficients = _tensor(self.multipoles(self.atoms)).requires_grad_()
-        positions = _tensor(self.atoms.positions).requires_grad_()
-        strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
-        deformation = torch.eye(3, dtype=torch.float64) + 0.5 * (strain + strain.T)
-        moved = positions @ deformation
-        batch = torch.zeros(len(moved), dtype=torch.int64)
-        strained = (_tensor(cell) @ deformation)[None]
+        batch = torch.zeros(len(self.atoms), dtype=torch.int64)
+        positions, strain, moved, strained = deformable(
+            _tensor(self.atoms.positions), _tensor(cell)[None], batch
+        )
         coulomb = coulomb_energy(coefficients, moved, strained, batch, plan, self.settings).sum()
         polarization = (coefficients[:, :1] * moved + dipoles(coefficients)).sum(0)
         energy = coulomb + field_energy(polarization[None], _tensor(field)[None]).sum()
-        by_position, by_strain = torch.autograd.grad(energy, (positions, strain), retain_graph=True)
-        (potential,) = torch.autograd.grad(coulomb, coefficients)
+        by_position, by_strain = derivatives(energy, [positions, strain], retain_graph=True)
         results: dict[str, Any] = {
             "energy": float(energy.detach()),
             "free_energy": float(energy.detach()),
             "forces": -by_position.numpy(),
             "dipole": polarization.detach().numpy(),
             "charges": coefficients[:, 0].detach().numpy().copy(),
-            "potential": potential[:, 0].numpy().copy(),
+            "potential": potential(coulomb, coefficients).numpy().copy(),
         }
         if periodic:
-            stress = by_strain.numpy() / abs(np.linalg.det(cell))
-            results["stress"] = full_3x3_to_voigt_6_stress(stress)
+            _, stress = virial_and_stress(by_strain, _tensor(cell)[None])
+            results["stress"] = full_3x3_to_voigt_6_stress(stress[0].numpy())
         return results
 
     def _warn(self, plan: CoulombPlan, cell: Array) -> None:

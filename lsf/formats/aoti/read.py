@@ -54,7 +54,7 @@ class PackagedModel(nn.Module):
             for name in BLOCK_FUNCTIONS:
                 self.blocks[*spec, name] = _called(runners[f"{name}_{number}"])
         self.r_max = float(metadata["cutoff"])
-        self.polarizability = True if "polarizability" in metadata["outputs"] else None
+        self.has_polarizability = "polarizability" in metadata["outputs"]
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Return the outputs of :func:`lsf.models.derivatives.evaluate` that a package holds."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lsf.data.graph import group_by_species, neighbor_slots
+from lsf.electrostatics.differentiate import deformable, derivatives, potential, virial_and_stress
 from lsf.formats.torchscript.plan import ScriptPlanner
-from lsf.models.strain import deform, inverse_volume
 
 NO_CHARGES, BY_ELEMENT, PER_ATOM = 0, 1, 2
 
@@ -89,10 +89,8 @@ class ScriptModel(nn.Module):
 
         plan = self.planner(positions.detach(), cell.detach(), pbc, batch)
 
-        moving = positions.detach().requires_grad_(True)
-        strain = torch.zeros_like(cell).requires_grad_(True)
+        moving, strain, moved, strained = deformable(positions, plan.cell, batch)
         charges = charges.detach().requires_grad_(detail >= 2)
-        moved, strained = deform(moving, plan.cell, batch, strain)
         values = self.traced(
             moved,
             strained,
@@ -124,23 +122,11 @@ class ScriptModel(nn.Module):
         for index, name in enumerate(self.names):
             found[name] = values[index]
         if detail >= 1:
-            gradients = torch.autograd.grad(
-                [found["energy"].sum()], [moving, strain], retain_graph=detail >= 2, allow_unused=True
-            )
-            by_position, by_strain = gradients[0], gradients[1]
-            found["forces"] = torch.zeros_like(positions) if by_position is None else -by_position
-            virial = torch.zeros_like(cell) if by_strain is None else -by_strain
-            found["virial"] = virial
-            found["stress"] = -virial * inverse_volume(plan.cell).reshape(-1, 1, 1)
+            gradients = derivatives(found["energy"], [moving, strain], detail >= 2)
+            found["forces"] = -gradients[0]
+            found["virial"], found["stress"] = virial_and_stress(gradients[1], plan.cell)
         if detail >= 2:
-            felt = torch.zeros_like(charges)
-            if found["energy_coulomb"].requires_grad and found["density_coefficients"].requires_grad:
-                by_density = torch.autograd.grad(
-                    [found["energy_coulomb"].sum()], [found["density_coefficients"]], allow_unused=True
-                )[0]
-                if by_density is not None:
-                    felt = by_density[:, 0]
-            found["potential"] = felt
+            found["potential"] = potential(found["energy_coulomb"], found["density_coefficients"])
         result: dict[str, Tensor] = {}
         for name, value in found.items():
             result[name] = value.detach()

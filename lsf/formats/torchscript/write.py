@@ -32,7 +32,8 @@ from lsf.formats.torchscript.read import FORMAT, FORMAT_VERSION, METADATA_FILE, 
 from lsf.formats.verify import TOLERANCES, agreement, batch_of, both, reference_model, structures, verified
 from lsf.machine.files import replacing
 from lsf.models.derivatives import named_outputs
-from lsf.models.local_source import CoulombTerm, LocalSourceModel
+from lsf.models.energies.coulomb import CoulombTerm
+from lsf.models.local_source import LocalSourceModel
 from lsf.options import option
 
 _MADE_INSIDE: Final = "open_pairs"
@@ -182,7 +183,7 @@ def _compiled(
             NO_CHARGES if rule is None else BY_ELEMENT if table is not None else PER_ATOM,
             (float(bounds[0]), float(bounds[1])),
             model.r_max,
-            model.charge_state is not None,
+            bool(loaded.recipe.model.options.seen_state()),
         )
         return torch.jit.script(outer.eval())
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lsf.models.irreps import Irreps
+from lsf.models.energies.base import EnergyContext, EnergyTerm
+from lsf.models.irreps import Irreps, parse_irreps
 from lsf.models.linear import EquivariantLinear
 from lsf.models.radial import SILU_SCALE
+from lsf.models.setting import ModelSetting
+from lsf.models.sources.base import sum_over_graph
+from lsf.options import NoOptions
 
 TANH_SCALE: Final = 1.5925374197228302
 """``E[tanh(z)²]^(-1/2)`` for z ~ N(0, 1)."""
@@ -40,12 +44,16 @@ GATES: Final = {
 """Activations of the last readout by the name an option gives them."""
 
 
-class EnergyReadout(nn.Module):
+class EnergyReadout(EnergyTerm):
     """Short-range energy of every atom: linear per layer, a small network on the last of several.
 
     With ``nonlinear`` false the last layer is read linearly, too. The sum over layers is multiplied by
     ``scale`` and shifted by ``shift`` (eV). Batatia et al., arXiv:2206.07697, eq. (12).
     """
+
+    name: ClassVar[str] = "readout"
+    part: ClassVar[str | None] = "short_range"
+    per_atom: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -69,8 +77,12 @@ class EnergyReadout(nn.Module):
             self.hidden = nn.Parameter(torch.randn(hidden.channels, hidden_width))
             self.out = nn.Parameter(torch.randn(hidden_width))
 
-    def forward(self, features: list[Tensor]) -> Tensor:
+    def forward(self, context: EnergyContext) -> Tensor:
         """Return ``(n_atoms,)`` eV in float64."""
+        return self.energies(context.features)
+
+    def energies(self, features: list[Tensor]) -> Tensor:
+        """Return the energy of every atom, ``(n_atoms,)`` eV in float64, from the features of all layers."""
         # energies of an atom are sums of large terms of both signs: float32 would lose digits here
         scalars = [layer[:, 0].to(torch.float64) for layer in features]
         terms = [
@@ -84,6 +96,20 @@ class EnergyReadout(nn.Module):
         return torch.stack(terms).sum(0) * self.scale + self.shift
 
 
+def readout(_options: NoOptions, setting: ModelSetting) -> EnergyReadout:
+    """Return the readout of a model's options, scaled and shifted as the data is."""
+    options = setting.options
+    return EnergyReadout(
+        setting.hidden,
+        options.num_interactions,
+        parse_irreps(options.mlp_irreps).channels,
+        nonlinear=options.final_readout == "nonlinear",
+        gate=options.gate,
+        scale=setting.energy_scale,
+        shift=setting.energy_shift,
+    )
+
+
 def _quadratic_forms() -> Tensor:
     """The five traceless symmetric matrices of l = 2, ``(5, 3, 3)``, each of unit Frobenius norm."""
     half, third = math.sqrt(0.5), math.sqrt(1.0 / 6.0)
@@ -93,6 +119,14 @@ def _quadratic_forms() -> Tensor:
     forms[2] = torch.diag(torch.tensor([-third, -third, 2.0 * third], dtype=torch.float64))
     forms[4] = torch.diag(torch.tensor([half, -half, 0.0], dtype=torch.float64))
     return forms
+
+
+class NoPolarizability(nn.Module):
+    """No polarizability among the outputs: the null object."""
+
+    def forward(self, _context: EnergyContext) -> dict[str, Tensor]:
+        """Return no output."""
+        return {}
 
 
 class PolarizabilityReadout(nn.Module):
@@ -117,8 +151,13 @@ class PolarizabilityReadout(nn.Module):
         self.tensor = nn.Parameter(torch.randn(n_layers, self.n_tensor * channels))
         self.register_buffer("forms", _quadratic_forms(), persistent=False)
 
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """Return ``(n_atoms, 3, 3)`` e·Å²/V in float64, symmetric."""
+    def forward(self, context: EnergyContext) -> dict[str, Tensor]:
+        """Return ``polarizability`` (n_graphs, 3, 3) e·Å²/V in float64, symmetric."""
+        of_atoms = self.of_atoms(context.features)
+        return {"polarizability": sum_over_graph(of_atoms, context.graph.batch, context.n_graphs)}
+
+    def of_atoms(self, features: list[Tensor]) -> Tensor:
+        """Return the shares of the atoms, ``(n_atoms, 3, 3)``."""
         total = torch.zeros((features[0].shape[0], 3, 3), dtype=torch.float64, device=features[0].device)
         identity = torch.eye(3, dtype=torch.float64, device=total.device) / math.sqrt(3.0)
         for index, layer in enumerate(features):

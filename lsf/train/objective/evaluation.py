@@ -46,7 +46,7 @@ def model_evaluate(
 
 def without_charges(model: LocalSourceModel, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor | None]:
     """Return the outputs, with None in place of those that mean nothing for a model without charges."""
-    from lsf.models.sources.heads import NoSource
+    from lsf.models.sources.none import NoSource
 
     if isinstance(model.source, NoSource):
         return {**outputs, **dict.fromkeys(CHARGE_OUTPUTS)}
