@@ -41,6 +41,16 @@ def blocks(page: str, language: str) -> list[str]:
     return [code for name, code in FENCE.findall(PAGES[page]) if name == language]
 
 
+def section_blocks(page: str, heading: str, language: str) -> list[str]:
+    """Return the blocks below a heading, up to the next one of its level or above."""
+    level = heading.count("#")
+    _, _, text = PAGES[page].partition(f"\n{heading}\n")
+    end = re.search(
+        rf"^#{{1,{level}}} ", FENCE.sub(lambda block: re.sub(r"(?m)^#", " ", block[0]), text), re.M
+    )
+    return [code for name, code in FENCE.findall(text[: end.start()] if end else text) if name == language]
+
+
 def prose(page: str) -> str:
     return FENCE.sub("", PAGES[page])
 
@@ -155,8 +165,8 @@ def test_the_recipe_of_the_readme_trains_on_bundled_data(tmp_path: Path) -> None
 
 
 def test_the_loss_of_the_contribution_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = blocks("CONTRIBUTING.md", "python")
-    (entry,) = blocks("CONTRIBUTING.md", "toml")
+    (code,) = section_blocks("CONTRIBUTING.md", "### A loss, step by step", "python")
+    (entry,) = section_blocks("CONTRIBUTING.md", "### A loss, step by step", "toml")
     (tmp_path / "huber.py").write_text(code, encoding="utf-8")
     (tmp_path / "registry" / "losses").mkdir(parents=True)
     (tmp_path / "registry" / "losses" / "forces_huber.toml").write_text(entry, encoding="utf-8")
