@@ -89,8 +89,9 @@ TARGETS: Final = (
         6,
     ),
     # charges, polarization, derivatives
-    Target("lsf/models/sources/heads.py", _MODELS, 12),
-    Target("lsf/models/strain.py", ("tests/models/test_physics.py",), 6),
+    Target("lsf/models/sources/base.py", _MODELS, 8),
+    Target("lsf/models/sources/split.py", _MODELS, 8),
+    Target("lsf/electrostatics/differentiate.py", ("tests/models/test_physics.py",), 8),
     Target("lsf/models/derivatives.py", _MODELS, 8),
     Target("lsf/models/local_source.py", (*_MODELS, "tests/models/test_localized.py"), 8),
     Target("lsf/models/harmonics.py", ("tests/test_units.py",), 6),

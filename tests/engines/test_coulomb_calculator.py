@@ -188,15 +188,20 @@ def test_the_backend_can_be_chosen() -> None:
     assert 0.0 < error < 5e-6
 
 
-def test_a_molecule_without_a_cell_gets_a_box() -> None:
+def test_a_molecule_without_a_cell_is_summed_in_open_space() -> None:
+    """The limit of large boxes, which the box's terms approach as L⁻⁵."""
     atoms = charged("realspace")
-    boxed = atoms.copy()
-    boxed.set_cell(np.eye(3) * 30.0)
-    energies = []
-    for structure in (atoms, boxed):
-        structure.calc = CoulombCalculator(boundary="mixed_periodic")
-        energies.append(structure.get_potential_energy())
-    assert energies[0] == energies[1]
+    atoms.set_cell(None)
+    atoms.calc = CoulombCalculator(boundary="realspace")
+    expected = atoms.get_potential_energy()
+    atoms.calc = CoulombCalculator(boundary="mixed_periodic")
+    assert atoms.get_potential_energy() == pytest.approx(expected, abs=1e-12)
+    errors = []
+    for edge in (25.0, 50.0):
+        atoms.set_cell(np.eye(3) * edge)
+        atoms.calc = CoulombCalculator(boundary="mixed_periodic")
+        errors.append(abs(atoms.get_potential_energy() - expected))
+    assert errors[0] > 20.0 * errors[1] > 0.0
 
 
 @pytest.mark.parametrize(
