@@ -1,5 +1,5 @@
 # make demo        train the water model from nothing: environment, installation, run
-# make test        format, types, the direction of imports and the fast tests
+# make test        format, types, the direction of imports, lengths and the fast tests
 # make test-all    make test, then the slow tests (they train models)
 # make test-engines  LAMMPS, i-PI, OpenMM, torch-sim, metatomic and ONNX Runtime with exported models (installs them)
 # make wheel-test  the wheel works outside the checkout
@@ -83,6 +83,7 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy lsf
 	$(VENV)/bin/lint-imports --no-cache --no-logo
+	$(VENV)/bin/python tools/check_lengths.py
 
 test: lint
 	$(PYTEST) -m 'not slow' -n $(JOBS)
