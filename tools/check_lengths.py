@@ -1,8 +1,8 @@
 """Check that modules stay below 400 lines and functions below 60, as ``make lint`` asks.
 
 A function is counted from its ``def`` to its last line, without decorators and docstring: nobody should
-shorten an explanation to meet a limit. Where a limit is in the way a noun is missing; the few functions that
-have a reason to be longer stand in ``EXCEPTIONS``, and one that no longer needs its exception is a problem too.
+shorten an explanation to meet a limit. Where a limit is in the way a noun is missing; the few that
+have a reason to be longer stand in ``EXCEPTIONS``, and an exception that is not needed is a problem too.
 """
 
 from __future__ import annotations
