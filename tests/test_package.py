@@ -1,6 +1,7 @@
 """The wheel, installed outside the checkout: what a user gets from ``pip install lsf``."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -70,6 +71,17 @@ def test_wheel_holds_registry_recipes_and_data(wheel: Path):
         }
         assert expected, folder
         assert expected <= names
+
+
+def test_the_page_on_an_index_has_no_link_that_leads_nowhere(wheel: Path):
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+    page = archive.read(name).decode()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)\)", page)
+    assert links == [link for link in re.findall(r"\]\(([^)\s]+)\)", readme) if link.startswith("http")] != []
+    assert "see LICENSE." in page
+    assert "lsf/py.typed" in archive.namelist()
 
 
 def test_lsf_comes_from_the_wheel(elsewhere: Path, command: Path):
