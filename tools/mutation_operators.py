@@ -38,6 +38,8 @@ SIZES: Final = frozenset(
     | {"reshape", "view", "expand", "pad", "isinstance", "getattr", "join", "format"}
     | {"info", "warning", "debug", "error"}
 )
+# The order of the arguments of these does not matter.
+SYMMETRIC: Final = frozenset({"array_equal", "equal", "allclose", "max", "min", "maximum", "minimum", "gcd"})
 COMPARISONS: Final = {
     ast.Lt: "<=",
     ast.LtE: "<",
@@ -271,7 +273,9 @@ class _Collector(ast.NodeVisitor):
         if len(node.ops) == 1 and symbol is not None:
             left, right = node.left, node.comparators[0]
             self.note("comparison", node, f"({self.operand(left)} {symbol} {self.operand(right)})")
-            self.number(right)
+            # a name that is compared for equality is a label, not an amount
+            if not (isinstance(right, ast.Name) and isinstance(node.ops[0], (ast.Eq, ast.NotEq))):
+                self.number(right)
         self.generic_visit(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
@@ -287,7 +291,8 @@ class _Collector(ast.NodeVisitor):
         if names & {"range"} and node.args:
             last = node.args[-1]
             self.note("off by one", last, f"{self.operand(last)} + 1")
-        for first, second in zip(node.args, node.args[1:], strict=False):
+        pairs = [] if names & SYMMETRIC else zip(node.args, node.args[1:], strict=False)
+        for first, second in pairs:
             one, other = self.text(first), self.text(second)
             if (
                 one != other

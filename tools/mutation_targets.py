@@ -30,6 +30,7 @@ _OPEN: Final = (
     "tests/electrostatics/test_open_pairs.py",
     "tests/electrostatics/test_open_and_box.py",
     "tests/electrostatics/test_primitives.py",
+    "tests/electrostatics/test_derivatives.py",
 )
 _MODELS: Final = ("tests/models/test_polarization.py", "tests/models/test_physics.py")
 _TRAINING: Final = ("tests/train/test_failures.py", "tests/train/test_stages.py")
@@ -43,9 +44,36 @@ TARGETS: Final = (
         12,
     ),
     Target("lsf/electrostatics/multipoles.py", (*_SUMS, "tests/electrostatics/test_potential.py"), 12),
-    Target("lsf/electrostatics/energy.py", (*_SUMS, "tests/electrostatics/test_boundary.py"), 12),
-    Target("lsf/electrostatics/box.py", (*_REFERENCE, "tests/electrostatics/test_open_and_box.py"), 6),
-    Target("lsf/electrostatics/slab.py", (*_REFERENCE, "tests/electrostatics/test_slab.py"), 14),
+    Target(
+        "lsf/electrostatics/energy.py",
+        (
+            *_SUMS,
+            "tests/electrostatics/test_boundary.py",
+            "tests/electrostatics/test_traced.py",
+            "tests/electrostatics/test_mesh.py",
+        ),
+        12,
+    ),
+    Target(
+        "lsf/electrostatics/box.py",
+        (
+            *_REFERENCE,
+            "tests/electrostatics/test_slab.py",
+            "tests/electrostatics/test_dipole_correction.py",
+            "tests/electrostatics/test_invariances.py",
+        ),
+        12,
+    ),
+    Target(
+        "lsf/electrostatics/slab.py",
+        (
+            *_SUMS,
+            "tests/electrostatics/test_slab.py",
+            "tests/electrostatics/test_derivatives.py",
+            "tests/electrostatics/test_traced.py",
+        ),
+        10,
+    ),
     Target("lsf/electrostatics/lattice.py", (*_SUMS, "tests/electrostatics/test_slab.py"), 8),
     Target("lsf/electrostatics/field.py", ("tests/models/test_polarization.py", *_REFERENCE), 4),
     Target(
@@ -55,7 +83,12 @@ TARGETS: Final = (
     ),
     Target(
         "lsf/electrostatics/boundary.py",
-        ("tests/electrostatics/test_boundary.py", *_REFERENCE, "tests/electrostatics/test_slab.py"),
+        (
+            "tests/electrostatics/test_boundary.py",
+            *_REFERENCE,
+            "tests/electrostatics/test_slab.py",
+            "tests/electrostatics/test_mesh.py",
+        ),
         10,
     ),
     Target("lsf/electrostatics/plan/cell_checks.py", ("tests/electrostatics/test_boundary.py",), 6),
@@ -64,6 +97,8 @@ TARGETS: Final = (
     Target("lsf/electrostatics/pairs/chunks.py", (*_OPEN, *_REFERENCE), 8),
     Target("lsf/electrostatics/pairs/matrices.py", (*_OPEN, *_REFERENCE), 8),
     Target("lsf/electrostatics/pairs/derivatives.py", (*_OPEN, *_REFERENCE), 8),
+    Target("lsf/electrostatics/exported/torchscript.py", ("tests/electrostatics/test_traced.py",), 8),
+    Target("lsf/electrostatics/exported/recorded.py", ("tests/electrostatics/test_traced.py",), 6),
     Target("lsf/electrostatics/fourier/pair.py", _SUMS, 6),
     Target(
         "lsf/electrostatics/fourier/small.py", ("tests/electrostatics/test_primitives.py", *_REFERENCE), 8
@@ -93,7 +128,16 @@ TARGETS: Final = (
     Target("lsf/models/sources/split.py", _MODELS, 8),
     Target("lsf/electrostatics/differentiate.py", ("tests/models/test_physics.py",), 8),
     Target("lsf/models/derivatives.py", _MODELS, 8),
-    Target("lsf/models/local_source.py", (*_MODELS, "tests/models/test_localized.py"), 8),
+    Target(
+        "lsf/models/local_source.py",
+        (
+            *_MODELS,
+            "tests/models/test_localized.py",
+            "tests/models/test_charge_state.py",
+            "tests/models/test_mace_options.py",
+        ),
+        8,
+    ),
     Target("lsf/models/harmonics.py", ("tests/test_units.py",), 6),
     Target("lsf/models/energies/localized_charge.py", ("tests/models/test_localized.py",), 5),
     Target("lsf/models/charge_state_embedding.py", ("tests/models/test_charge_state.py",), 5),
@@ -103,7 +147,16 @@ TARGETS: Final = (
         ("tests/train/test_losses.py", "tests/train/test_special_losses.py"),
         12,
     ),
-    Target("lsf/train/objective/labels.py", ("tests/train/test_losses.py", "tests/train/test_metrics.py"), 6),
+    Target(
+        "lsf/train/objective/labels.py",
+        (
+            "tests/train/test_losses.py",
+            "tests/train/test_metrics.py",
+            "tests/train/test_special_losses.py",
+            "tests/train/test_lazy_frames.py",
+        ),
+        6,
+    ),
     Target("lsf/train/objective/molecules.py", ("tests/train/test_special_losses.py",), 6),
     Target("lsf/train/objective/fourier_density.py", ("tests/train/test_special_losses.py",), 6),
     Target(
@@ -132,7 +185,15 @@ TARGETS: Final = (
         8,
     ),
     Target("lsf/engines/ase/batches.py", ("tests/engines/test_ase_batches.py",), 6),
-    Target("lsf/formats/onnx/inputs.py", ("tests/formats/test_onnx.py",), 8, "onnxruntime"),
+    Target(
+        "lsf/formats/onnx/inputs.py",
+        (
+            "tests/formats/test_onnx.py::test_inputs_are_those_of_the_model_in_python",
+            "tests/formats/test_onnx.py",
+        ),
+        8,
+        "onnxruntime",
+    ),
     Target(
         "lsf/formats/torchscript/read.py",
         ("tests/engines/test_ipi.py", "tests/formats/test_torchscript.py"),

@@ -91,6 +91,11 @@ def test_isolated_atoms():
     assert not result.problems
 
 
+def test_energies_of_the_same_free_atom_may_differ_by_a_tenth_of_a_mev():
+    assert not isolated_energies([atom(1, 0.0), atom(1, 0.9999e-4)], (1,), "a.xyz").problems
+    assert "as in" in messages(isolated_energies([atom(1, 0.0), atom(1, 1.0001e-4)], (1,), "a.xyz"))
+
+
 def test_isolated_atoms_that_cannot_be_used():
     frames = [atom(1, -13.6), atom(1, -13.0, 1), atom(8, None, 2), frame(index=3, energy=1.0)]
     text = messages(isolated_energies(frames, SPECIES, "a.xyz"))

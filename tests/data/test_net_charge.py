@@ -10,6 +10,8 @@ from data_files import Charged, frame, recipe, waters, write
 
 from lsf.data.loader import load_data
 from lsf.data.net_charge import net_charge_warnings
+from lsf.electrostatics.boundary import KIND_OPEN, KIND_PERIODIC
+from lsf.electrostatics.net_charge import net_charge_effect
 from lsf.electrostatics.settings import Electrostatics
 
 AUTO = Electrostatics("auto")
@@ -47,6 +49,13 @@ def test_one_warning_for_each_kind_names_the_largest() -> None:
 def test_labels_serve_where_there_are_no_formal_charges(values, charge) -> None:
     found = net_charge_warnings("test", [hydroxide("TTT", **values)], None, AUTO)
     assert [charge in text for text in found] == ([] if charge is None else [True])
+
+
+def test_a_hundredth_of_a_charge_is_none_yet() -> None:
+    for charge, said in ((0.01, False), (-0.01, False), (0.010001, True), (-0.010001, True)):
+        text = net_charge_effect(KIND_PERIODIC, charge, AUTO, 1000.0)
+        assert (text is not None) == said
+    assert net_charge_effect(KIND_OPEN, 1.0, AUTO, 1000.0) is None
 
 
 def test_a_missing_cell_is_left_to_its_own_error() -> None:

@@ -17,6 +17,8 @@ from lsf.electrostatics.boundary import (
     KIND_PERIODIC,
     KIND_SLAB,
     METHODS,
+    REFUSED,
+    kinds_by_periodicity,
     possible_kinds,
     structure_sorts,
 )
@@ -171,6 +173,73 @@ def test_half_space_is_complete() -> None:
     expected = {tuple(triplet) for triplet in everything[inside & everything.any(1)]}
     assert found | {tuple(-np.array(triplet)) for triplet in found} == expected
     assert 2 * len(found) == len(expected)
+
+
+def test_half_space_is_exact_at_its_surface() -> None:
+    """Some 20 000 waves of a skewed cell: an error of 1e-3 in any square would move some across."""
+    cell = np.array([[21.0, 0.3, -0.2], [5.9, 19.4, 0.4], [-7.1, 3.8, 23.2]])
+    found = lists.half_space(cell, 4.0)
+    span = [np.arange(-n, n + 1) for n in (20, 20, 20)]
+    everything = np.stack(np.meshgrid(*span, indexing="ij"), -1).reshape(-1, 3)
+    inside = np.linalg.norm(2.0 * np.pi * everything @ np.linalg.inv(cell).T, axis=1) < 4.0
+    assert np.abs(everything[inside]).max() < 20
+    assert 2 * len(found) == int(inside.sum()) - 1
+    lengths = np.linalg.norm(2.0 * np.pi * found @ np.linalg.inv(cell).T, axis=1)
+    assert lengths.max() < 4.0
+    assert len(np.unique(found, axis=0)) == len(found)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_layer_half_plane_is_complete(axis: int) -> None:
+    """Against a search over a larger range in an oblique plane; ± pairs once, zero never."""
+    cell = np.empty((3, 3))
+    cell[axis], cell[(axis + 1) % 3], cell[(axis + 2) % 3] = [0, 0, 40.0], [17.0, 2.0, 0], [11.0, 15.0, 0]
+    gap = 15.0
+    found = {tuple(pair) for pair in lists.layer_half_plane(cell, axis, gap)}
+    rows = cell[[(axis + 1) % 3, (axis + 2) % 3]][:, :2]
+    span = np.arange(-25, 26)
+    everything = np.stack(np.meshgrid(span, span, indexing="ij"), -1).reshape(-1, 2)
+    waves = np.linalg.norm(2.0 * np.pi * everything @ np.linalg.inv(rows).T, axis=1)
+    # terms decay as exp(-G gap), and exp(-38) = 3e-17
+    expected = {tuple(pair) for pair in everything[(waves < 38.0 / gap) & everything.any(1)]}
+    assert found | {(-first, -second) for first, second in found} == expected
+    assert 2 * len(found) == len(expected)
+
+
+@pytest.mark.parametrize(("extent", "length"), [(0.0, 15.0), (2.999, 18.0), (3.001, 21.0), (8.999, 24.0)])
+def test_a_slabs_internal_length_is_the_next_step_beyond_its_gap(extent: float, length: float) -> None:
+    """Ten widths of empty space, in steps of two: with σ = 1.5 Å a gap of 15 Å and steps of 3 Å."""
+    positions = np.array([[0.0, 0.0, 3.0], [1.0, 2.0, 3.0 + extent]])
+    plan = plan_structure(
+        Electrostatics(boundary="slab", smearing_width=1.5), positions, CUBE, np.array([True, True, False])
+    )
+    assert float(plan.slab_length) == pytest.approx(length, rel=1e-12)
+
+
+def test_kinds_by_number_of_periodic_directions() -> None:
+    assert kinds_by_periodicity("auto") == [KIND_OPEN, REFUSED, KIND_SLAB, KIND_PERIODIC]
+    assert kinds_by_periodicity("slab") == [REFUSED, REFUSED, KIND_SLAB, REFUSED]
+
+
+@pytest.mark.parametrize(("ratio", "fits"), [(1.0099, True), (1.0101, False)])
+def test_a_cube_is_one_within_a_hundredth(ratio: float, fits: bool) -> None:
+    cell = np.diag([12.0, 12.0 * ratio, 12.0])
+    if fits:
+        assert kind("molecule_in_box", "FFF", cell) == KIND_BOX
+    else:
+        with pytest.raises(BoundaryError, match="edges within 1% are a cube"):
+            kind("molecule_in_box", "FFF", cell)
+
+
+def test_a_slab_that_fills_its_cell_has_no_vacuum() -> None:
+    settings = Electrostatics(boundary="slab", correction="dipole")
+    for height, fits in ((2.0, False), (2.001, True)):
+        arguments = TWO_ATOMS, np.diag([9.0, 9.0, height]), np.array([True, True, False])
+        if fits:
+            assert int(plan_structure(settings, *arguments).kind) == KIND_SLAB
+        else:
+            with pytest.raises(BoundaryError, match="found a slab 2 Å thick in a cell of height 2 Å"):
+                plan_structure(settings, *arguments)
 
 
 def test_every_option_has_a_sentence() -> None:

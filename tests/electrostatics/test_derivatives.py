@@ -44,6 +44,22 @@ def test_first_and_second_derivatives(method: str, degree: int) -> None:
     assert gradgradcheck(function, inputs, atol=1e-5, fast_mode=True)
 
 
+@pytest.mark.parametrize("degree", [0, 1, 2])
+@pytest.mark.parametrize("method", KINDS)
+def test_training_sees_the_derivatives_of_dynamics(method: str, degree: int) -> None:
+    """First derivatives are made in another way where they will be differentiated again."""
+    structure = kind_structure(method, n_atoms=40, degree=degree)
+    chosen = settings(method, degree)
+    strain = torch.zeros(3, 3, dtype=torch.float64)
+    inputs = tuple(x.requires_grad_() for x in (structure.coefficients, structure.positions, strain))
+    function = function_of_inputs(structure, chosen)
+    alone = torch.autograd.grad(function(*inputs), inputs)
+    again = torch.autograd.grad(function(*inputs), inputs, create_graph=True)
+    for one, other in zip(alone, again, strict=True):
+        # sums in another order; derivatives up to some hundred
+        torch.testing.assert_close(one, other.detach(), rtol=1e-11, atol=1e-10)
+
+
 @pytest.mark.parametrize("method", KINDS)
 def test_finite_difference_forces_and_strain_with_new_plans(method: str) -> None:
     """As dynamics sees it: every displaced or strained structure gets its own lists."""

@@ -79,6 +79,16 @@ def test_lattice_vector_shifts(method: str) -> None:
     torch.testing.assert_close(energy(moved, chosen), energy(structure, chosen), rtol=0.0, atol=ROUNDING)
 
 
+@pytest.mark.parametrize("method", KINDS)
+def test_nothing_is_lost_far_from_the_origin(method: str) -> None:
+    """Moments are taken about a structure's mean: about the origin, their squares would cancel to 1e-6 eV."""
+    structure = kind_structure(method)
+    moved = structure._replace(positions=structure.positions + 3.0e4)
+    chosen = settings(method)
+    # coordinates of 3e4 Å are rounded to 4e-12 Å, at forces of some 10 eV/Å
+    torch.testing.assert_close(energy(moved, chosen), energy(structure, chosen), rtol=0.0, atol=1e-9)
+
+
 @pytest.mark.parametrize("charged", [False, True])
 @pytest.mark.parametrize("method", ["pbc", "slab"])
 def test_supercell_is_extensive(method: str, charged: bool) -> None:
@@ -105,7 +115,8 @@ def test_batch_equals_one_by_one() -> None:
     """Structures of every kind in one batch, with and without the self-interaction; sizes far apart."""
     crystal = random_structure(7, 40, TRICLINIC, (True, True, True), 1, size=8.0)
     slabs = [
-        random_structure(8 + axis, 6, TRICLINIC, tuple(i != axis for i in range(3)), 1) for axis in range(3)
+        random_structure(8 + axis, 6 - axis, TRICLINIC, tuple(i != axis for i in range(3)), 1)
+        for axis in range(3)
     ]
     single = random_structure(1, 1, np.eye(3) * 30.0, (False, False, False), 1)
     molecule = random_structure(2, 9, np.eye(3) * 12.0, (False, False, False), 1)
@@ -125,6 +136,17 @@ def test_batch_equals_one_by_one() -> None:
                 (-gradients[1], torch.cat([result.forces for result in alone])),
             ):
                 torch.testing.assert_close(found.detach(), expected, rtol=0.0, atol=1e-12 * 50)
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_batch_of_two_equals_one_by_one(method: str) -> None:
+    """Two structures with unlike cells: none may be taken for the only one of its batch."""
+    structures = [kind_structure(method), kind_structure(method, seed=1, n_atoms=3)]
+    structures[1] = structures[1]._replace(cell=1.1 * structures[1].cell)
+    chosen = settings(method)
+    together = coulomb_energy(*join(structures, chosen), chosen)
+    alone = torch.stack([energy(structure, chosen) for structure in structures])
+    torch.testing.assert_close(together, alone, rtol=0.0, atol=ROUNDING)
 
 
 coordinate = st.floats(-1.0, 1.0)

@@ -256,3 +256,51 @@ def test_cached_plans_keep_their_mesh_while_it_is_fit() -> None:
         sizes.append(plan.mesh_size.tolist())
     assert sizes[0] == sizes[1] == sizes[2] == sizes[3]
     assert sizes[4] != sizes[0]
+
+
+@pytest.mark.parametrize(("order", "spacing", "degree"), [(6, 0.5, 0), (6, 0.7, 1), (8, 0.6, 2)])
+def test_estimate_is_its_formula(order: int, spacing: float, degree: int) -> None:
+    """Aliases k + 2πm/h along one axis, written out as vectors, on another grid of quadrature."""
+    k_cutoff, width = 3.5, 1.5
+    nodes, weights = np.polynomial.legendre.leggauss(64)
+
+    def power(squared: np.ndarray) -> np.ndarray:
+        dipoles, quadrupoles = 0.4**2 * squared / width**2, 0.4**2 * squared**2 / (9.0 * width**4)
+        return 1.0 + (degree >= 1) * dipoles + (degree >= 2) * quadrupoles
+
+    size, cosine = (0.5 * k_cutoff * (nodes + 1.0))[:, None], (0.5 * (nodes + 1.0))[None, :]
+    vectors = np.stack([size * np.sqrt(1.0 - cosine**2), 0.0 * size * cosine, size * cosine], -1)
+    # k² dk of the volume element times the square of the kernel exp(-k²) / k²
+    volume = weights[:, None] * weights[None, :] * size**2 * (np.exp(-(size**2)) / size**2) ** 2
+    errors, force = 0.0, (volume * power(size**2) ** 2 * size**2).sum()
+    for alias in (-2, -1, 1, 2):
+        shifted = vectors + np.array([0.0, 0.0, 2.0 * np.pi * alias / spacing])
+        squared = (shifted**2).sum(-1)
+        share = (vectors[..., 2] / shifted[..., 2]) ** (2 * order)
+        # three axes
+        errors += 3.0 * (volume * power(size**2) * power(squared) * share * (size**2 + squared)).sum()
+    expected = 3.0 * np.sqrt(errors / force)
+    assert relative_force_error(order, spacing, degree, k_cutoff, width) == pytest.approx(expected, rel=1e-7)
+
+
+def test_chosen_meshes_keep_the_accuracy_at_any_size() -> None:
+    """Cells of 400 sizes, some just below a friendlier number of points."""
+    request = mesh_plan.MeshRequest("mesh", 1, 1.5, 2.3, 1e-5)
+    for edge in np.linspace(15.0, 40.0, 400):
+        mesh = mesh_plan.choose_mesh(request, np.eye(3) * edge, request.k_cutoff, 1000)
+        spacing = edge / mesh.size[0] / 1.5
+        # bisected to 1e-9 of the spacing
+        assert relative_force_error(mesh.order, spacing, 1, 2.3 * 1.5, 1.5) <= 1e-5 * (1.0 + 1e-6)
+
+
+@pytest.mark.parametrize("shift", [0.0, 300.0])
+def test_truncation_reaches_across_a_cluster_and_its_gap(shift: float) -> None:
+    """An octahedron: 2 r from corner to corner, less than the diagonal of its extents."""
+    request = mesh_plan.MeshRequest("mesh", 1, 1.5, 2.3, 1e-5)
+    for radius in (10.24, 10.26):
+        corners = np.concatenate([np.eye(3), -np.eye(3)]) * radius + shift
+        found = mesh_plan.truncation(request, corners)
+        # eight widths of empty space, and multiples of 0.5 Å: 20.48 + 12 → 32.5, 20.52 + 12 → 33
+        expected = 32.5 if radius < 10.25 else 33.0
+        assert found.radius == expected
+        assert found.box == (np.ceil(2.0 * (2.0 * radius + expected + 12.0)) / 2.0,) * 3

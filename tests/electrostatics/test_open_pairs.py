@@ -38,6 +38,11 @@ def test_all_ways_equal_the_list(degree: int, way: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(open_pairs, "CHUNK_ELEMENTS", 100)
     for found, expected in zip(derivatives(structure, settings), listed, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+    # and where the derivatives will be differentiated again
+    inputs = (structure.coefficients.requires_grad_(), structure.positions.requires_grad_())
+    again = torch.autograd.grad(energy(structure, settings), inputs, create_graph=True)
+    for found, expected in zip(again, (listed.by_coefficients, -listed.forces), strict=True):
+        torch.testing.assert_close(found.detach(), expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("way", ["matrices", "chunks"])

@@ -15,6 +15,7 @@ from structures import KINDS, Structure, derivatives, energy, kind_structure, ra
 from torch import Tensor
 
 from lsf.electrostatics.multipoles import dipoles
+from lsf.electrostatics.potential import sums as potential_sums
 from lsf.electrostatics.potential.grid import Grid, grid_points, planar_average, structure_grid
 from lsf.electrostatics.potential.structure import ChargedStructure
 from lsf.electrostatics.potential.values import (
@@ -95,6 +96,20 @@ def test_potential_at_atoms_is_the_derivative_of_the_energy(name: str, include_s
     expected = derivatives(structure, settings).by_coefficients
     torch.testing.assert_close(found.potential, expected[:, 0], rtol=0.0, atol=1e-11)
     torch.testing.assert_close(-found.electric_field, dipoles(expected), rtol=0.0, atol=1e-11)
+
+
+@pytest.mark.parametrize("pairs_at_once", [potential_sums.PAIRS_AT_ONCE, 1])
+def test_potential_of_a_wide_slab(pairs_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In-plane waves longer than the internal cell, whose images along the normal overlap the most."""
+    monkeypatch.setattr(potential_sums, "PAIRS_AT_ONCE", pairs_at_once)
+    cell = np.array([[70.0, 0.0, 0.0], [12.0, 64.0, 0.0], [0.0, 0.0, 30.0]])
+    slab = random_structure(5, 40, cell, (True, True, False), 1, size=20.0)
+    slab.positions[:, 2] *= 0.1
+    settings = Electrostatics("slab", 1, smearing_width=1.5)
+    found = potential_at(charged(slab), slab.positions, settings, settings.smearing_width)
+    expected = derivatives(slab, settings).by_coefficients
+    torch.testing.assert_close(found.potential, expected[:, 0], rtol=0.0, atol=1e-10)
+    torch.testing.assert_close(-found.electric_field, dipoles(expected), rtol=0.0, atol=1e-10)
 
 
 def test_point_potential_at_atoms_leaves_out_their_own_density_on_request() -> None:

@@ -119,6 +119,8 @@ def test_size_classes_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch)
     batch = torch.repeat_interleave(torch.arange(4), torch.tensor(counts))
     lists = [torch.cartesian_prod(*[torch.arange(-n, n + 1)] * 3) for n in bounds]
     lists = [part[len(part) // 2 + 1 :] for part in lists]  # half spaces, zero left out
+    # balls, whose corners are cut away in groups of columns that do not begin at zero
+    lists = [part[part.double().norm(dim=1) <= n] for part, n in zip(lists, bounds, strict=True)]
     triplets = torch.cat(lists)
     k_batch = torch.repeat_interleave(torch.arange(4), torch.tensor([len(part) for part in lists]))
     fractional = torch.from_numpy(rng.uniform(size=(len(batch), 3)))
@@ -139,10 +141,25 @@ def test_size_classes_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(fourier_layout, "GROUP_SIZE", 1)
     monkeypatch.setattr(fourier_blocks, "CHUNK_ELEMENTS", 1)
     n_classes, *split = both(triplets.clone())
+    cut = fourier_blocks.arrange(fractional, batch, triplets.clone(), k_batch, 4)
+    assert any(group.k.start > 0 for block in cut.blocks for group in block.groups)
     assert n_blocks == 1
     assert n_classes > 1
     # sums of 1e4 terms up to 1e2 in another order
     torch.testing.assert_close(split, whole, rtol=1e-12, atol=1e-9)
+
+
+def test_layouts_are_remembered_until_a_list_changes() -> None:
+    batch, triplets, k_batch = BATCH.clone(), TRIPLETS.clone(), K_BATCH.clone()
+    first = fourier_layout.layout(batch, triplets, k_batch, 3)
+    assert fourier_layout.layout(batch, triplets, k_batch, 3) is first
+    assert fourier_layout.layout(batch.clone(), triplets, k_batch, 3) is not first
+    first = fourier_layout.layout(batch, triplets, k_batch, 3)
+    triplets.neg_().neg_()
+    assert fourier_layout.layout(batch, triplets, k_batch, 3) is not first
+    first = fourier_layout.layout(batch, triplets, k_batch, 3)
+    batch.add_(0)
+    assert fourier_layout.layout(batch, triplets, k_batch, 3) is not first
 
 
 def test_one_structure_and_many_have_the_same_phases() -> None:

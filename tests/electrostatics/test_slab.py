@@ -7,6 +7,7 @@ import pytest
 import torch
 from structures import TRICLINIC, derivatives, energy, random_structure
 
+from lsf.electrostatics import slab as layer
 from lsf.electrostatics.plan import coulomb_plan
 from lsf.electrostatics.settings import Electrostatics
 
@@ -97,3 +98,11 @@ def test_slab_converges_to_open_molecule_when_the_cell_grows() -> None:
         chosen = Electrostatics(boundary="slab", kspace_cutoff_factor=2.0)
         errors.append(abs(float(energy(slab, chosen) - isolated)))
     assert errors[0] / errors[1] == pytest.approx(8.0, rel=0.1)
+
+
+def test_chunks_of_atoms_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    slab = random_structure(4, 40, np.diag([12.0, 13.0, 30.0]), (True, True, False), 1, size=9.0)
+    whole = derivatives(slab, Electrostatics("slab"))
+    monkeypatch.setattr(layer, "CHUNK_ELEMENTS", 1)  # sixteen atoms at a time, the fewest there are
+    for found, expected in zip(derivatives(slab, Electrostatics("slab")), whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-11)

@@ -79,8 +79,10 @@ def test_forces_are_derivatives_of_the_energy(boundary: str, max_l: int) -> None
         assert forces[1, axis] == pytest.approx(numeric_force(atoms, 1, axis), abs=2e-5)
 
 
-def test_stress_is_the_derivative_by_strain() -> None:
+@pytest.mark.parametrize("field", [[0.0, 0.0, 0.0], [0.1, -0.2, 0.05]])
+def test_stress_is_the_derivative_by_strain(field: list[float]) -> None:
     atoms = charged("pbc")
+    atoms.info["external_field"] = field
     atoms.calc = CoulombCalculator(smearing_width=1.0, boundary="pbc")
     stress = atoms.get_stress(voigt=False)
     strain = np.array([[0.3, 0.2, -0.1], [0.2, -0.4, 0.5], [-0.1, 0.5, 0.2]]) * 1e-4
@@ -100,6 +102,18 @@ def test_stress_needs_three_periodic_directions(boundary: str) -> None:
     atoms.calc = CoulombCalculator(boundary=boundary)
     with pytest.raises(PropertyNotImplementedError, match="fully periodic cells"):
         atoms.get_stress()
+
+
+@pytest.mark.parametrize("max_l", [0, 1, 2])
+def test_dipole_is_the_sum_over_charges_and_dipoles(max_l: int) -> None:
+    atoms = charged("realspace", max_l)
+    atoms.calc = CoulombCalculator(max_l=max_l, boundary="auto")
+    multipoles = atoms.arrays["multipoles"]
+    expected = multipoles[:, 0] @ atoms.positions
+    if max_l > 0:
+        # stored in the order y, z, x
+        expected = expected + multipoles[:, [3, 1, 2]].sum(0)
+    assert atoms.get_dipole_moment() == pytest.approx(expected, abs=1e-13)
 
 
 def test_the_field_has_the_stated_sign() -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lsf.data.graph import collate
+from lsf.data.graph import collate, graph_tensors
 from lsf.electrostatics.settings import Electrostatics
 from lsf.models.charge_state_embedding import ChargeState
 from lsf.models.derivatives import evaluate
@@ -30,6 +30,7 @@ def in_state(model, charge: float, spin: float = 0.0):
 def test_the_embedding_is_its_formula():
     embedding = ChargeState(3, True, False).double()
     torch.nn.init.normal_(embedding.out, generator=torch.Generator().manual_seed(2))
+    torch.nn.init.normal_(embedding.bias, generator=torch.Generator().manual_seed(4))
     elements = torch.randn(2, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     charge = torch.tensor([-1.0, 2.0], dtype=torch.float64)
     found = embedding(elements, elements, embedding.numbers(charge, charge)) - elements
@@ -91,3 +92,15 @@ def test_frames_without_the_keys_are_neutral_singlets():
     model = make_model("LocalCharges", OPEN)
     batch = batch_of([water()], model, OPEN)
     assert (batch.total_charge.tolist(), batch.total_spin.tolist()) == ([0.0], [0.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "by_element"),
+    [("LocalCharges", False, True), ("LocalCharges", True, False), ("LocalSplitCharges", False, False)],
+)
+def test_recorded_graphs_sum_by_element_where_nothing_else_is_told(name, told, by_element):
+    """A formal charge or a charge state tells atoms of one element apart: their first features differ."""
+    model = make_model(name, OPEN, total_charge_embedding=told)
+    graph = graph_tensors(batch_of([water()], model, OPEN), model.species)
+    element = model._recorded(graph, tables=None).element
+    assert (element is not None) == by_element

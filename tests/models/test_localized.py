@@ -92,6 +92,18 @@ def test_a_narrow_width_leaves_the_lowest_atom():
     assert torch.equal(readout.shares(features, batch, [zeros, zeros]), torch.zeros_like(found))
 
 
+def test_the_energy_at_an_atom_is_its_formula():
+    torch.manual_seed(5)
+    readout = LocalizedCharge(5, WIDTH, 1.5).requires_grad_(False).double()
+    # the scalars of two layers, which stand before the vectors
+    features = [torch.randn(4, 4, 3, dtype=torch.float64), torch.randn(4, 1, 2, dtype=torch.float64)]
+    scalars = torch.cat([features[0][:, 0], features[1][:, 0]], 1)
+    hidden = scalars @ readout.hidden / 5**0.5
+    # silu scaled to unit variance, and 64 hidden numbers
+    expected = 1.5 * 1.676532470331091 * (hidden * torch.sigmoid(hidden)) @ readout.out / 8.0
+    assert torch.allclose(readout.energies(features), expected, rtol=0.0, atol=1e-12)
+
+
 def test_the_scale_is_that_of_the_short_range_energy():
     one, two = LocalizedCharge(3, WIDTH, 1.0), LocalizedCharge(3, WIDTH, 2.5)
     two.load_state_dict(one.state_dict())

@@ -7,6 +7,8 @@ from ase import Atoms
 
 from lsf.electrostatics.settings import Electrostatics
 from lsf.models.derivatives import evaluate
+from lsf.models.irreps import Irreps
+from lsf.models.sources import MultipoleReadout
 from tests.models.helpers import MODELS, batch_of, make_model, water, with_charges
 
 CHARGED = [name for name in MODELS if name != "MACE"]
@@ -81,3 +83,21 @@ def test_born_charges_of_a_molecule_are_those_of_the_density():
     # as above, without the field
     assert born[1, :, 0].numpy() == pytest.approx(slope, abs=1e-6)
     assert torch.allclose(born.sum(0), -torch.eye(3, dtype=torch.float64), atol=1e-12)
+
+
+def test_multipoles_are_the_sum_of_one_linear_map_per_layer():
+    """A last layer that keeps scalars alone adds to the charges only; density stays in float64."""
+    layers = [Irreps(4, (0, 1)), Irreps(3, (0,))]
+    torch.manual_seed(0)
+    readout = MultipoleReadout(layers, (0, 1))
+    features = [torch.randn(5, 4, 4), torch.randn(5, 1, 3)]
+    first, last = (linear.weight.squeeze(-1) for linear in readout.maps)
+    expected = torch.zeros(5, 4)
+    for component in range(4):
+        # channels are averaged with weights of unit variance: divided by the root of their number
+        expected[:, component] = features[0][:, component] @ first[min(component, 1)] / 4**0.5
+    expected[:, 0] += features[1][:, 0] @ last[0] / 3**0.5
+    found = readout(features)
+    assert found.dtype == torch.float64
+    # sums of four products in float32
+    assert torch.allclose(found, expected.to(torch.float64), rtol=0.0, atol=1e-6)

@@ -7,9 +7,10 @@ from tiny import TinyModel, make_graph, make_graphs, tiny_evaluate
 from lsf.data.graph import collate
 from lsf.recipe.catalog import catalog
 from lsf.report.tables import rich_table
+from lsf.train.loop.distributed import Alone
 from lsf.train.objective.error_tables import BRIEF_ROWS, brief_table, build_error_table
 from lsf.train.objective.evaluation import EvaluationSet, evaluate_splits, labelled_pairs, parameters_of
-from lsf.train.objective.metrics import ErrorStats
+from lsf.train.objective.metrics import ErrorStats, ErrorSums
 
 LABELS = ("energy", "forces", "dipole", "atomic_multipoles", "total_charge")
 
@@ -43,6 +44,46 @@ def test_errors_equal_those_computed_frame_by_frame(model):
         assert stats.rmse == pytest.approx(float(difference.square().mean().sqrt()), rel=1e-12)
         assert stats.mae == pytest.approx(float(difference.abs().mean()), rel=1e-12)
         assert stats.max_abs == pytest.approx(float(difference.abs().max()), rel=1e-12)
+
+
+def test_relative_errors_are_fractions_of_the_labels(model):
+    graphs = make_graphs(9, LABELS)
+    stats = evaluate_splits(model, {"test": graphs}, 4, tiny_evaluate)["test"].errors["forces"]
+    labels = torch.cat([graph.target_forces.reshape(-1) for graph in graphs])
+    rms = float(labels.square().mean().sqrt())
+    assert stats.relative_rmse == pytest.approx(stats.rmse / rms, rel=1e-12)
+
+
+def test_a_config_type_without_a_label_has_no_error_for_it(model):
+    graphs = [make_graph(0, 3, ("energy",), "ion"), make_graph(1, 3, ("energy", "forces"), "water")]
+    metrics = evaluate_splits(model, {"test": graphs}, 4, tiny_evaluate)["test"]
+    assert "forces" in metrics.errors_by_type["water"]
+    assert set(metrics.errors_by_type["ion"]) == {"energy", "energy_per_atom"}
+
+
+class Twice(Alone):
+    """Two processes that have seen the same frames."""
+
+    def sum(self, values):
+        return 2 * values
+
+    def largest(self, values):
+        return values
+
+
+def test_processes_add_up_their_errors(model):
+    batch = collate(make_graphs(4, LABELS))
+    sums = [ErrorSums(("energy", "forces"), ("water",), torch.device("cpu")) for _ in range(2)]
+    for one in sums:
+        one.update(tiny_evaluate(model, batch, {"forces"}), batch, torch.zeros(4, dtype=torch.int64))
+    sums[1].add_up(Twice())
+    alone, together = sums[0].result(), sums[1].result()
+    assert (alone.n_frames, together.n_frames) == (4, 8)
+    assert together.frames_by_type == {"water": 8}
+    for name, stats in alone.errors.items():
+        assert together.errors[name].count == 2 * stats.count
+        assert together.errors[name].rmse == pytest.approx(stats.rmse, rel=1e-12)
+        assert together.errors[name].max_abs == stats.max_abs
 
 
 def test_errors_by_config_type(model):

@@ -62,6 +62,16 @@ def test_plateau_is_that_of_torch(patience):
     assert rates("plateau", LOSSES, factor=0.5, patience=patience, min_lr=0.004) == expected
 
 
+def test_a_loss_at_the_threshold_is_no_better_one():
+    # halves are exact: the second loss is the threshold itself, the third is below it
+    assert rates("plateau", [1.0, 0.5, 0.49, 0.4], factor=0.5, patience=0, threshold=0.5) == [
+        0.1,
+        0.1,
+        0.05,
+        0.05,
+    ]
+
+
 def test_min_lr_does_not_raise_a_smaller_rate():
     schedule = scheduler("plateau", min_lr=0.01)
     assert schedule.rate(0.001) == 0.001

@@ -12,7 +12,7 @@ from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, plan_structure
 from lsf.electrostatics.settings import Electrostatics
 from lsf.recipe.catalog import catalog
 from lsf.recipe.schema import LossTerm
-from lsf.train.objective.labels import missing_labels
+from lsf.train.objective.labels import INGREDIENTS, missing_labels
 from lsf.train.objective.losses import build_stage_loss
 
 SETTINGS = Electrostatics(boundary="pbc", smearing_width=1.2)
@@ -222,3 +222,10 @@ def test_what_frames_must_have_besides_labels_is_said_before_training():
     assert "number the molecules of a frame from 0 in the column mapped as molecule_ids" in text
     assert "wave_vectors (loss of stage 'first'): found none in any of 1 frames" in text
     assert "only structures summed in reciprocal space have them: see electrostatics.boundary" in text
+
+
+def test_the_first_molecule_is_number_zero():
+    graph = make_graph(0, 3, ("forces",))
+    for ids, present in (([0, 0, 0], True), ([-1, -1, -1], False), ([-1, 0, -1], True)):
+        graph.molecule_ids = torch.tensor(ids)
+        assert INGREDIENTS["molecule_ids"].present(graph) is present

@@ -28,6 +28,7 @@ from tiny import (
     tiny_evaluate,
 )
 
+from lsf.train.loop import session
 from lsf.train.loop.checkpoint import SHARE_OF_TIME, SaveClock
 from lsf.train.loop.stages import train
 from lsf.train.objective.evaluation import EvaluationSet, parameters_of
@@ -80,6 +81,35 @@ def test_best_weights_are_chosen_per_stage_and_kept_in_the_model(tmp_path):
         result.model, parameters_of(result.model), loss, tiny_evaluate
     )
     assert metrics.loss == best["valid_loss"]
+
+
+def test_the_file_of_a_stages_best_weights_holds_them_by_name(tmp_path):
+    result = run(tmp_path, make_recipe((4, 2)))
+    for stage in ("stage1", "stage2"):
+        content = torch.load(tmp_path / "checkpoints" / f"best_{stage}.pt", weights_only=True)
+        stored, metadata = load_fake(tmp_path / f"tiny_{stage}.safetensors")
+        assert sorted(content["weights"]) == sorted(stored)
+        assert all(torch.equal(weight, stored[name]) for name, weight in content["weights"].items())
+        assert metadata["epoch"] == str(content["epoch"])
+        assert content["loss"] == min(
+            record["valid_loss"] for record in result.history if record["stage"] == stage
+        )
+
+
+def test_best_weights_are_written_when_they_are_new(tmp_path, monkeypatch):
+    written = []
+    original = session.write_best
+
+    def spy(path, fingerprint, best, names):
+        written.append((best.stage, best.epoch))
+        original(path, fingerprint, best, names)
+
+    monkeypatch.setattr(session, "write_best", spy)
+    result = run(tmp_path, make_recipe((12,)))
+    losses = [record["valid_loss"] for record in result.history]
+    # a checkpoint after every epoch, with new best weights in those that are better than all before
+    better = [epoch for epoch, loss in enumerate(losses, 1) if loss == min(losses[:epoch])]
+    assert written == [(0, epoch) for epoch in better]
 
 
 def test_evaluates_every_n_epochs_and_at_the_end_of_a_stage(tmp_path):
