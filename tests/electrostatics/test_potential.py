@@ -357,7 +357,9 @@ def test_grids_of_every_kind() -> None:
     molecule = structure_grid(positions, np.zeros((3, 3)), np.array([False] * 3), auto, 0.5, margin=2.0)
     np.testing.assert_allclose(molecule.origin, [-1.0, 0.0, 3.0])
     np.testing.assert_allclose(molecule.vectors, np.diag([5.0, 4.0, 8.0]))
-    box = structure_grid(positions, 10.0 * np.eye(3), np.array([False] * 3), Electrostatics(), 0.5)
+    box = structure_grid(
+        positions, 10.0 * np.eye(3), np.array([False] * 3), Electrostatics("mixed_periodic"), 0.5
+    )
     np.testing.assert_allclose(box.vectors, np.diag([9.0, 8.0, 9.5]))  # never beyond the box
 
 
