@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lsf.models.options import BackboneOptions
+from lsf.models.backbone_options import BackboneOptions
 from lsf.recipe.catalog import catalog
 from lsf.recipe.describe import OptionRow, option_rows
 from lsf.recipe.schema import TABLES

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from lsf.compat.mace_settings import MaceFile
 from lsf.errors import ModelFileError
+from lsf.models.backbone_options import BackboneOptions
 from lsf.models.convolution import convolution_paths
 from lsf.models.couplings import symmetric_basis
 from lsf.models.energies.readout import GATES
 from lsf.models.irreps import parse_irreps
-from lsf.models.options import BackboneOptions
 from lsf.models.radial import SILU_SCALE
 
 Floats = NDArray[np.float64]

@@ -24,7 +24,7 @@ from lsf.compat.training_rules import averaging, batches, optimizer, stages, tra
 from lsf.data.atomic_energies import ISOLATED_ATOM
 from lsf.data.readers.base import Reader
 from lsf.errors import LsfError, did_you_mean
-from lsf.models.options import BackboneOptions
+from lsf.models.backbone_options import BackboneOptions
 from lsf.recipe.data_files import DataFile, reader_for
 
 BACKBONE_KEYS: Final = frozenset(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lsf.models.backbone_options import BackboneOptions
 from lsf.models.contraction import SymmetricContraction
 from lsf.models.convolution import ELEMENTS_AT_MOST
 from lsf.models.geometry import Edges
@@ -16,7 +17,6 @@ from lsf.models.linear import EquivariantLinear, SpeciesLinear
 from lsf.models.message_passing.native.blocks import EdgeTables
 from lsf.models.message_passing.neighborhood import ElementFeatures, Neighborhood
 from lsf.models.neighbour_density import LocalDensity
-from lsf.models.options import BackboneOptions
 
 
 class RecordedEdges(NamedTuple):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from lsf.data.graph import AtomGraph
 from lsf.errors import DataError, Problem
-from lsf.models.options import BackboneOptions, LocalSplitChargesOptions
+from lsf.models.backbone_options import BackboneOptions
+from lsf.models.options import LocalSplitChargesOptions
 
 SHOWN = 5
 

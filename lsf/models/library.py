@@ -9,13 +9,13 @@ from __future__ import annotations
 from lsf.data.statistics import DataFacts
 from lsf.electrostatics.settings import Electrostatics
 from lsf.models.backbone import Backbone
+from lsf.models.backbone_options import BackboneOptions
 from lsf.models.charge_state_embedding import ChargeState, NoChargeState
 from lsf.models.energies.base import EnergyTerm
 from lsf.models.energies.coulomb import CoulombTerm, NoCoulomb
 from lsf.models.energies.readout import NoPolarizability, PolarizabilityReadout
 from lsf.models.local_source import LocalSourceModel
 from lsf.models.options import (
-    BackboneOptions,
     FixedChargeOptions,
     LocalChargesOptions,
     LocalSplitChargesOptions,

@@ -8,8 +8,8 @@ from lsf.data.statistics import DataFacts
 from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import LsfError
 from lsf.models.backbone import layer_irreps
+from lsf.models.backbone_options import BackboneOptions
 from lsf.models.irreps import Irreps, parse_irreps
-from lsf.models.options import BackboneOptions
 
 
 @attrs.frozen

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lsf.data.statistics import DataFacts
 from lsf.errors import LsfError
+from lsf.models.backbone_options import BackboneOptions
 from lsf.models.local_source import LocalSourceModel
-from lsf.models.options import BackboneOptions
 from lsf.recipe.schema import Recipe
 
 BY_SPECIES: Final = re.compile(

@@ -5,12 +5,12 @@ import torch
 
 from lsf.data.graph import group_by_species, neighbor_slots
 from lsf.models.backbone import Backbone, SpeciesGroups
+from lsf.models.backbone_options import BackboneOptions
 from lsf.models.convolution import Convolution, ConvolutionPaths, convolution_paths
 from lsf.models.geometry import edge_geometry
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
 from lsf.models.message_passing.neighborhood import Neighborhood
-from lsf.models.options import BackboneOptions
 from lsf.models.radial import BesselBasis, polynomial_cutoff
 from tests.models.e3nn_convolution import e3nn_convolution
 

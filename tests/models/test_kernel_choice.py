@@ -14,13 +14,13 @@ import lsf
 from lsf.errors import CatalogError, RecipeError
 from lsf.formats.model_file.file import save_model
 from lsf.models.backbone import Backbone
+from lsf.models.backbone_options import BackboneOptions
 from lsf.models.convolution import ConvolutionPaths
 from lsf.models.derivatives import evaluate
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
 from lsf.models.message_passing.executors import KernelsError, executor_class, require_kernels
 from lsf.models.message_passing.vendors import cuequivariance
-from lsf.models.options import BackboneOptions
 from lsf.recipe.rules import resolve
 from tests.formats.test_torchscript import batch, model_file
 from tests.models.helpers import water

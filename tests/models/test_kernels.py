@@ -8,13 +8,13 @@ import torch
 from lsf.data.graph import group_by_species, neighbor_slots
 from lsf.models import contraction, monomials
 from lsf.models.backbone import Backbone, SpeciesGroups
+from lsf.models.backbone_options import BackboneOptions
 from lsf.models.convolution import ELEMENTS_AT_MOST
 from lsf.models.interaction import Interaction
 from lsf.models.irreps import parse_irreps
 from lsf.models.message_passing.native.autograd import positions_kept_inside, weights_fixed
 from lsf.models.message_passing.native.blocks import SLOTS_PER_BLOCK, edge_blocks
 from lsf.models.monomials import IndexPairs, pair_products, runs_of
-from lsf.models.options import BackboneOptions
 from tests.models.test_interaction import geometry, neighborhood, random_graph
 
 # irreps, max_ell, correlation, interactions, elements

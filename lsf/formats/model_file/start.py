@@ -11,7 +11,7 @@ import cattrs
 from lsf.data.statistics import DataFacts
 from lsf.errors import ModelFileError
 from lsf.formats.model_file.file import read_header
-from lsf.models.options import BackboneOptions
+from lsf.models.backbone_options import BackboneOptions
 from lsf.models.setting import energy_scale, energy_shift
 from lsf.recipe.from_model_file import Start
 from lsf.recipe.read import read_recipe_text
