@@ -85,7 +85,10 @@ def block_arguments(graph: GraphModule) -> list[tuple[BlockFunctions, dict[str, 
     return [*found.values()]
 
 
-@torch.library.custom_op("lsf::neighbor_sums", mutates_args=())
+# the schemas are written out: torch 2.6 infers none from list[Tensor]
+@torch.library.custom_op(
+    "lsf::neighbor_sums", mutates_args=(), schema="(str name, Tensor[] tables, Tensor[] inputs) -> Tensor[]"
+)
 def _sums(name: str, tables: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
     """Return the sums, and what is kept for backward passes."""
     values = CompiledInputs(*inputs)
@@ -103,7 +106,11 @@ def _(name: str, tables: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Ten
     return out
 
 
-@torch.library.custom_op("lsf::neighbor_sums_backward", mutates_args=())
+@torch.library.custom_op(
+    "lsf::neighbor_sums_backward",
+    mutates_args=(),
+    schema="(str name, Tensor[] tables, Tensor[] inputs_and_kept, Tensor[] grad) -> Tensor[]",
+)
 def _sums_backward(
     name: str,
     tables: Sequence[Tensor],
