@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch, Data
 
 from lsf.data.tables import COUNTS_ATOMS, COUNTS_GRAPHS, group_width
 from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
+from lsf.machine.geometric import Batch, Data
 
 
 class GraphTensors(NamedTuple):

@@ -1,7 +1,7 @@
 """Is a graph being captured? What code asks before it chooses by values or calls ``autograd.Function``.
 
 Three ways of capturing leave Python: TorchScript tracing, recording single operations (``make_fx``, for ONNX
-and AOTInductor), and compiling (TorchDynamo).
+and AOTInductor), and compiling (TorchDynamo). TorchScript itself is called in ``torchscript.py`` beside this.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from lsf.machine import torchscript
+
 
 def scripting() -> bool:
     """Return whether a graph for TorchScript is traced, which takes in no ``autograd.Function``."""
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
+    return torchscript.is_tracing()
 
 
 def recording() -> bool:

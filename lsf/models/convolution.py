@@ -12,8 +12,8 @@ from typing import NamedTuple
 import attrs
 import torch
 from torch import Tensor
-from torch_geometric.nn import MessagePassing
 
+from lsf.machine.geometric import MessagePassing
 from lsf.models.couplings import allowed_products, wigner_3j
 from lsf.models.irreps import Irreps
 from lsf.models.radial import RadialNetwork

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from lsf.machine.tracing import recording
+from lsf.machine.tracing import recording, scripting
 
 LARGE_ROW: Final = 2**12
 """On a CPU, copying rows of at least so many numbers costs more than a call for every run of pairs."""
@@ -63,7 +63,7 @@ def runs_of(first: Sequence[int], second: Sequence[int]) -> tuple[Run, ...]:
 
 def recorded() -> bool:
     """Say whether operations are being recorded, by TorchScript or as a graph: then they are basic ones."""
-    return torch.jit.is_tracing() or recording()  # type: ignore[attr-defined]
+    return scripting() or recording()
 
 
 def chosen(rows: Tensor, index: Tensor) -> Tensor:

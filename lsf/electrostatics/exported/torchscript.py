@@ -27,6 +27,7 @@ from lsf.electrostatics.multipoles import dipoles, max_degree, monomials, quadru
 from lsf.electrostatics.open_space import TABLE_END, TABLE_STEPS, taylor_table
 from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
 from lsf.machine.caches import constant
+from lsf.machine.torchscript import script_if_tracing
 from lsf.units import COULOMB_CONSTANT
 
 CHUNK_ELEMENTS = 2**18
@@ -69,7 +70,7 @@ def _plus(exponents: tuple[int, int, int], axis: int) -> tuple[int, int, int]:
     return (a + (axis == 0), b + (axis == 1), c + (axis == 2))
 
 
-@torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
+@script_if_tracing
 def _reciprocal_sums(
     fractional: Tensor,
     moments: Tensor,
@@ -230,7 +231,7 @@ def kernel_scales(n_max: int, smearing_width: float) -> Tensor:
     return torch.tensor([a * a, far, *scales], dtype=torch.float64)
 
 
-@torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
+@script_if_tracing
 def _open_sums(
     charges: Tensor,
     moments: Tensor,

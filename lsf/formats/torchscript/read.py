@@ -6,7 +6,6 @@ Nothing is unpickled, and neither the model's code nor its recipe is needed.
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from lsf.data.neighbors import NeighborCache, Neighbors, find_neighbors
 from lsf.data.tables import joined
 from lsf.errors import LsfError, ModelFileError
 from lsf.formats.metadata import checked_metadata
+from lsf.machine import torchscript
 from lsf.machine.allocator import keep_freed_memory_in_simulations
 
 FORMAT: Final = "lsf-torchscript"
@@ -53,17 +53,12 @@ class ScriptFile:
         name = "file" if isinstance(file, io.BytesIO) else str(file)
         if not isinstance(file, io.BytesIO) and not Path(file).is_file():
             raise ModelFileError(f"{file}: there is no such model file")
-        extra = {METADATA_FILE: ""}
         source = file if isinstance(file, io.BytesIO) else str(file)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            try:
-                self.module = torch.jit.load(source, map_location=self.device, _extra_files=extra)
-            except RuntimeError as error:
-                raise ModelFileError(f"{name}: not a readable TorchScript file ({error})") from error
-        self.metadata = checked_metadata(
-            extra[METADATA_FILE], FORMAT, FORMAT_VERSION, name, "a TorchScript file"
-        )
+        try:
+            self.module, metadata = torchscript.load(source, self.device, METADATA_FILE)
+        except RuntimeError as error:
+            raise ModelFileError(f"{name}: not a readable TorchScript file ({error})") from error
+        self.metadata = checked_metadata(metadata, FORMAT, FORMAT_VERSION, name, "a TorchScript file")
         if self.device.type != "cpu" and self.metadata.get("devices") != "any":
             raise LsfError(
                 f"device {device!r}: {name} was written by an older lsf, for the CPU; expected 'cpu', or "
@@ -114,10 +109,9 @@ class ScriptFile:
         """
         moved = {name: value.to(self.device) for name, value in inputs.items()}
         try:
-            # the optimising executor compiles anew for every size: seconds at the start of every run
-            with torch.jit.optimized_execution(False), torch.enable_grad():  # type: ignore[attr-defined]
+            with torchscript.without_optimizing_executor(), torch.enable_grad():
                 found: dict[str, Tensor] = self.module(**moved, detail=detail)
-        except torch.jit.Error as error:
+        except torchscript.ScriptError as error:
             raise LsfError(_reason(error)) from error
         looked_at = [key for key in ("energy", "node_energy", "forces") if key in found]
         check_results({key: found[key].detach().cpu() for key in looked_at}, name)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -30,6 +28,7 @@ from lsf.formats.torchscript.model import BY_ELEMENT, NO_CHARGES, PER_ATOM, Scri
 from lsf.formats.torchscript.plan import ScriptPlanner
 from lsf.formats.torchscript.read import FORMAT, FORMAT_VERSION, METADATA_FILE, ScriptFile
 from lsf.formats.verify import TOLERANCES, agreement, batch_of, both, reference_model, structures, verified
+from lsf.machine import torchscript
 from lsf.machine.files import replacing
 from lsf.models.derivatives import named_outputs
 from lsf.models.energies.coulomb import CoulombTerm
@@ -101,21 +100,7 @@ def export_torchscript(loaded: LoadedModel, path: Path, options: TorchScriptOpti
 
 
 def _archive(script: Any, metadata: dict[str, Any]) -> bytes:
-    content = io.BytesIO()
-    with _quiet():
-        torch.jit.save(
-            script, content, _extra_files={METADATA_FILE: json.dumps(metadata, ensure_ascii=False)}
-        )
-    return content.getvalue()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out that TorchScript is deprecated, and that traces hold constants: the file is verified."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        yield
+    return torchscript.archive(script, {METADATA_FILE: json.dumps(metadata, ensure_ascii=False)})
 
 
 class _Flat(nn.Module):
@@ -161,31 +146,28 @@ def _compiled(
     graphs = batch_of(loaded, examples, attrs.evolve(settings, backend=traced_backend))
     graph = graph_tensors(graphs, model.species)
     flat = _Flat(model, inputs, KIND_OPEN in all_kinds(loaded))
-    with _quiet():
-        traced = torch.jit.trace(
-            flat, tuple(getattr(graph, name) for name in inputs), check_trace=False, strict=False
-        )
-        follow_inputs(traced)
-        rule = loaded.recipe.model.options.formal_charge_rule()
-        species = model.species.tolist()
-        table = None
-        if isinstance(rule, dict):
-            from ase.data import chemical_symbols
+    traced = torchscript.trace(flat, tuple(getattr(graph, name) for name in inputs))
+    follow_inputs(traced)
+    rule = loaded.recipe.model.options.formal_charge_rule()
+    species = model.species.tolist()
+    table = None
+    if isinstance(rule, dict):
+        from ase.data import chemical_symbols
 
-            table = [float(rule[chemical_symbols[number]]) for number in species]
-        bounds = getattr(loaded.recipe.model.options, "oxidation_range", (-float("inf"), float("inf")))
-        outer = ScriptModel(
-            traced,
-            flat.names,
-            ScriptPlanner(settings, kinds),
-            species,
-            table,
-            NO_CHARGES if rule is None else BY_ELEMENT if table is not None else PER_ATOM,
-            (float(bounds[0]), float(bounds[1])),
-            model.r_max,
-            bool(loaded.recipe.model.options.seen_state()),
-        )
-        return torch.jit.script(outer.eval())
+        table = [float(rule[chemical_symbols[number]]) for number in species]
+    bounds = getattr(loaded.recipe.model.options, "oxidation_range", (-float("inf"), float("inf")))
+    outer = ScriptModel(
+        traced,
+        flat.names,
+        ScriptPlanner(settings, kinds),
+        species,
+        table,
+        NO_CHARGES if rule is None else BY_ELEMENT if table is not None else PER_ATOM,
+        (float(bounds[0]), float(bounds[1])),
+        model.r_max,
+        bool(loaded.recipe.model.options.seen_state()),
+    )
+    return torchscript.script(outer.eval())
 
 
 def _metadata(loaded: LoadedModel, script: Any, dtype: torch.dtype) -> dict[str, Any]:

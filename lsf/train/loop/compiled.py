@@ -21,8 +21,7 @@ from lsf.models.message_passing.compiled.functions import BlockFunction, BlockFu
 from lsf.train.objective.evaluation import Evaluate, model_evaluate
 
 if TYPE_CHECKING:
-    from torch_geometric.data import Batch
-
+    from lsf.machine.geometric import Batch
     from lsf.models.local_source import LocalSourceModel
 
 TOLERANCES: Final = {torch.float64: 1.0e-8, torch.float32: 2.0e-3}

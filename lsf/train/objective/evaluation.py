@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 import attrs
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Batch
 
 from lsf.data.graph import AtomGraph, collate
 from lsf.data.lazy import LazyGraphs
+from lsf.machine.geometric import Batch
 from lsf.train.averaging import weights_in_place
 from lsf.train.loop.distributed import ALONE, World
 from lsf.train.objective.labels import PREDICTED_BY, atoms_per_graph, compare, derived_outputs, labelled

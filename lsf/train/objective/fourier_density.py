@@ -12,13 +12,13 @@ from typing import Literal
 import attrs
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch
 
 from lsf.electrostatics.fourier.blocks import arrange
 from lsf.electrostatics.fourier.pair import fourier_sum
 from lsf.electrostatics.lattice import build_lattice
 from lsf.electrostatics.multipoles import fractional_moments, max_degree
 from lsf.electrostatics.plan.coulomb_plan import CoulombPlan
+from lsf.machine.geometric import Batch
 from lsf.options import above, option
 from lsf.train.objective.labels import Predictions, compare
 from lsf.train.objective.losses import Loss, Term

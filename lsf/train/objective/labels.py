@@ -11,11 +11,11 @@ from typing import Final, NamedTuple
 import attrs
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch
 
 from lsf.data.graph import AtomGraph
 from lsf.data.lazy import LazyGraphs
 from lsf.errors import LsfError, Problem
+from lsf.machine.geometric import Batch
 from lsf.recipe.quantities import PROPERTIES
 
 Predictions = Mapping[str, Tensor | None]

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, NamedTuple
 import attrs
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch
 
 from lsf.electrostatics.settings import Electrostatics
+from lsf.machine.geometric import Batch
 from lsf.options import at_least, option
 from lsf.recipe.catalog import catalog
 from lsf.recipe.schema import LossTerm

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 import attrs
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch
 
+from lsf.machine.geometric import Batch
 from lsf.train.loop.distributed import World
 from lsf.train.objective.labels import Comparison, Predictions, atoms_per_graph, compare
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch
 
+from lsf.machine.geometric import Batch
 from lsf.train.objective.labels import Predictions, atoms_per_graph, compare
 from lsf.train.objective.losses import Loss, Term
 
