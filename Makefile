@@ -1,5 +1,6 @@
 # make demo        train the water model from nothing: environment, installation, run
 # make test        format, types, the direction of imports, lengths and the fast tests
+# make test-quick  below a minute: one set of parameters for every test of the physics, models and training
 # make test-all    make test, then the slow tests (they train models)
 # make test-engines  LAMMPS, i-PI, OpenMM, torch-sim, metatomic and ONNX Runtime with exported models (installs them)
 # make wheel-test  the wheel works outside the checkout
@@ -29,7 +30,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 # mace-torch needs an e3nn older than lsf's
 MACE_VENV ?= .venv-mace
 
-.PHONY: help demo test test-all test-slow test-engines wheel-test mace-parity mutants lint clean
+.PHONY: help demo test test-quick test-all test-slow test-engines wheel-test mace-parity mutants lint clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -95,6 +96,12 @@ lint: $(VENV)/.installed-test
 
 test: lint
 	$(PYTEST) -m 'not slow' -n $(JOBS)
+
+# what takes longest with one set of parameters, too: training, compiling, reading many recipes
+QUICK_IGNORED := tests/compat tests/engines tests/commands tests/test_docs.py tests/test_bundled_data.py tests/train/test_distributed.py tests/train/test_compiled.py tests/formats/test_aoti.py tests/formats/test_onnx.py tests/formats/test_metatomic.py
+
+test-quick: $(VENV)/.installed-test
+	$(PYTEST) --quick -q -n $(JOBS) $(addprefix --ignore=,$(QUICK_IGNORED))
 
 test-slow: $(VENV)/.installed-test
 	$(PYTEST) -m slow -n $(JOBS) --ignore tests/test_package.py
