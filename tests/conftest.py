@@ -18,7 +18,9 @@ if not torch.cuda.is_available():
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--quick", action="store_true", help="one set of parameters for every test, no slow tests")
+    parser.addoption(
+        "--quick", action="store_true", help="one set of parameters for every test, no slow tests"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
