@@ -30,7 +30,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 # mace-torch needs an e3nn older than lsf's
 MACE_VENV ?= .venv-mace
 
-.PHONY: help demo test test-quick test-all test-slow test-engines wheel-test mace-parity mutants lint clean
+.PHONY: help demo test test-fast test-quick test-all test-slow test-engines wheel-test mace-parity mutants lint clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -95,6 +95,10 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/python tools/check_lengths.py
 
 test: lint
+	$(MAKE) test-fast
+
+# without the checks of the code: the types are those of the pinned torch
+test-fast: $(VENV)/.installed-test
 	$(PYTEST) -m 'not slow' -n $(JOBS)
 
 # what takes longest with one set of parameters, too: training, compiling, reading many recipes

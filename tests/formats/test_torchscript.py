@@ -19,11 +19,11 @@ from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import ExportError, LsfError, ModelFileError
 from lsf.formats import verify
 from lsf.formats.model_file.file import save_model
-from lsf.formats.torchscript import write as torchscript
 from lsf.formats.torchscript.plan import ScriptPlanner
 from lsf.formats.torchscript.read import METADATA_FILE, ScriptFile
 from lsf.formats.torchscript.write import TorchScriptOptions, export_torchscript
 from lsf.formats.write import export_file, exporter
+from lsf.machine.torchscript import archive, script
 from lsf.models.build import build_model
 from lsf.models.derivatives import evaluate
 from lsf.recipe.read import read_recipe_text
@@ -295,7 +295,6 @@ def test_what_is_no_exported_model(tmp_path):
     (tmp_path / "m.pt").write_text("text")
     with pytest.raises(ModelFileError, match="not a readable TorchScript file"):
         ScriptFile(tmp_path / "m.pt")
-    with torchscript._quiet():
-        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "m.pt"))
+    (tmp_path / "m.pt").write_bytes(archive(script(torch.nn.Linear(2, 2)), {}))
     with pytest.raises(ModelFileError, match="not a model exported by lsf"):
         ScriptFile(tmp_path / "m.pt")
