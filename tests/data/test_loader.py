@@ -206,7 +206,7 @@ def test_boxes_of_molecules_are_said_once(tmp_path, caplog):
     path = write(tmp_path / "train.xyz", *waters(4))
     with caplog.at_level(logging.INFO, logger="tests.data"):
         load(path, electrostatics=Electrostatics(boundary="mixed_periodic", kspace_cutoff_factor=0.5))
-    assert caplog.text.count("4 non-periodic frames without a cell are summed in a cubic box") == 1
+    assert caplog.text.count("4 non-periodic frames without a cell are summed in open space") == 1
     assert "atomic energies [eV]: H" in caplog.text
 
 
