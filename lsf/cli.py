@@ -247,10 +247,10 @@ def describe_command(chosen: argparse.Namespace, console: Console) -> None:
 
 def eval_command(chosen: argparse.Namespace, console: Console) -> None:
     """Label frames and print the errors."""
-    from lsf.recipe.quantities import ARRAY_PROPERTIES, INFO_PROPERTIES
+    from lsf.recipe.quantities import array_properties, info_properties
 
-    info_keys = key_mapping(chosen.info_keys, INFO_PROPERTIES, "--info-key")
-    arrays_keys = key_mapping(chosen.array_keys, ARRAY_PROPERTIES, "--array-key")
+    info_keys = key_mapping(chosen.info_keys, info_properties(), "--info-key")
+    arrays_keys = key_mapping(chosen.array_keys, array_properties(), "--array-key")
     from lsf.commands.evaluate import evaluate_file
 
     evaluate_file(

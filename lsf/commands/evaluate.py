@@ -31,50 +31,15 @@ from lsf.models.derivatives import evaluate
 from lsf.models.inputs import check_charge_range
 from lsf.recipe.catalog import catalog
 from lsf.recipe.data_files import DataFile
+from lsf.recipe.quantities import ENERGY_PART, OUTPUTS, outputs_of_charges, row_of_output
 from lsf.recipe.schema import Checks, Head
 from lsf.report.tables import rich_table
 from lsf.train.objective.error_tables import build_error_table
-from lsf.train.objective.labels import PREDICTED_BY, derived_outputs, labelled
+from lsf.train.objective.labels import derived_outputs, labelled
 from lsf.train.objective.metrics import ErrorSums, SplitMetrics
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-FRAME_LABELS: Final = {
-    "energy": "energy",
-    "energy_atomic": "energy_atomic",
-    "energy_short_range": "energy_short_range",
-    "energy_coulomb": "energy_coulomb",
-    "energy_field": "energy_field",
-    "stress": "stress",
-    "total_charge": "total_charge",
-    "dipole": "dipole",
-    "polarizability": "polarizability",
-}
-"""What is written once per frame, by its name in the file (after the prefix): the model's output."""
-
-ATOM_LABELS: Final = {
-    "forces": "forces",
-    "charges": "partial_charges",
-    "dipoles": "partial_dipoles",
-    "atomic_multipoles": "density_coefficients",
-    "potential": "potential",
-}
-"""What is written once per atom, by its name in the file (after the prefix): the model's output."""
-
-CHARGE_OUTPUTS: Final = frozenset(
-    {
-        "energy_coulomb",
-        "energy_field",
-        "total_charge",
-        "dipole",
-        "partial_charges",
-        "partial_dipoles",
-        "density_coefficients",
-        "potential",
-    }
-)
-"""Outputs that are zero and mean nothing for a model without charges."""
 
 _PREFIX: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -97,9 +62,9 @@ def evaluate_file(
     model_path : model file of lsf
     data_path : frames in any format of ``lsf list readers``, also a part of a file (``run.traj@::10``)
     out_path : where the labelled frames go, in the order of the file and with everything they had; None
-        to compare only. The names of what is added are those of :data:`FRAME_LABELS` and
-        :data:`ATOM_LABELS` after ``prefix``; stress only where a frame is fully periodic, charges only
-        where the model has any. Units: see :mod:`lsf.units`.
+        to compare only. What is added, and its names after ``prefix``, stand in
+        :mod:`lsf.recipe.quantities`; stress only where a frame is fully periodic, charges only where the
+        model has any. Units: see :mod:`lsf.units`.
     prefix : letters, digits and underscores
     info_keys, arrays_keys : key in the file by property, in place of those of the model's recipe; where
         the file lacks a key of the recipe, the property is not compared, but a key given here must be there
@@ -239,10 +204,11 @@ def _graphs(frames: Sequence[Frame], loaded: LoadedModel) -> list[AtomGraph]:
 
 def _check_clashes(structures: Sequence[Atoms], source: str, prefix: str) -> None:
     """Refuse to write over entries the frames already have, whichever of the labels they are."""
-    added = {prefix + name for name in (*FRAME_LABELS, *ATOM_LABELS)}
+    added = {prefix + row.prediction.written for row in OUTPUTS.values() if row.prediction.written}
     present: set[str] = set()
     for atoms in structures:
-        present |= added & (frame_entries(atoms).keys() | atom_entries(atoms).keys())
+        entries = frame_entries(atoms).keys() | atom_entries(atoms).keys()
+        present |= {name for name in entries if name in added or name.startswith(prefix + ENERGY_PART)}
     if present:
         raise LsfError(
             f"{source} already has {', '.join(sorted(present))}: choose other names with --prefix, for "
@@ -265,7 +231,7 @@ class _Evaluation:
     loaded: LoadedModel
     device: torch.device
     place: dict[str, int]
-    provided: frozenset[str]
+    left_out: frozenset[str]
     compute: frozenset[str]
     everything: bool
     sums: ErrorSums
@@ -276,20 +242,22 @@ class _Evaluation:
     ) -> _Evaluation:
         """Return the evaluation; with ``everything``, outputs to be written are computed too."""
         has_charges = "partial_charges" in catalog().entry("models", loaded.recipe.model.use).provides
-        outputs = {"virial", *FRAME_LABELS.values(), *ATOM_LABELS.values()}
-        provided = frozenset(outputs if has_charges else outputs - CHARGE_OUTPUTS)
+        left_out = frozenset() if has_charges else outputs_of_charges()
         if not loaded.model.has_polarizability:
-            provided -= {"polarizability"}
-        compared = [name for name in labelled(graphs) if PREDICTED_BY[name].output in provided]
+            left_out |= {"polarizability"}
+        given = [row for row in OUTPUTS.values() if row.prediction.output not in left_out]
+        compared = [row.name for row in given if row.name in labelled(graphs)]
+        files = [row.name for row in given if row.prediction.written and not row.prediction.costly]
+        # stress is computed batch by batch, where there is a cell
+        derived = derived_outputs(files) - {"stress"} if everything else frozenset()
         types = tuple(dict.fromkeys(graph.config_type for graph in graphs))
         loaded.model.to(device)
         return cls(
             loaded,
             device,
             {name: index for index, name in enumerate(types)},
-            provided,
-            derived_outputs(compared)
-            | (frozenset({"forces", "potential"}) & provided if everything else frozenset()),
+            left_out,
+            derived_outputs(compared) | derived,
             everything,
             ErrorSums(compared, types, device),
         )
@@ -307,12 +275,11 @@ class _Evaluation:
     def _by_frame(
         self, outputs: Mapping[str, Tensor], periodic: Sequence[bool], starts: Sequence[int]
     ) -> Iterator[Result]:
-        arrays = {name: outputs[name].cpu().numpy() for name in self.provided & outputs.keys()}
-        per_atom = set(ATOM_LABELS.values())
+        arrays = {name: value.cpu().numpy() for name, value in outputs.items() if name not in self.left_out}
         for place, has_stress in enumerate(periodic):
-            atoms = slice(starts[place], starts[place + 1])
+            parts: dict[str, int | slice] = {"atom": slice(starts[place], starts[place + 1]), "frame": place}
             yield {
-                name: array[atoms] if name in per_atom else array[place]
+                name: array[parts[row_of_output(name).level]]
                 for name, array in arrays.items()
                 # a strain of a molecule or a slab is no strain of a volume
                 if has_stress or name != "stress"
@@ -347,13 +314,15 @@ def labelled_atoms(atoms: Atoms, result: Mapping[str, Any], prefix: str) -> Atom
         from ase.stress import voigt_6_to_full_3x3_stress
 
         copy.info["stress"] = voigt_6_to_full_3x3_stress(copy.info["stress"])
-    for name, output in FRAME_LABELS.items():
-        if output in result:
-            value = np.asarray(result[output], dtype=np.float64)
-            copy.info[prefix + name] = value if value.ndim else float(value)
-    for name, output in ATOM_LABELS.items():
-        if output in result:
-            copy.arrays[prefix + name] = np.asarray(result[output], dtype=np.float64)
+    for output, value in result.items():
+        row = row_of_output(output)
+        name = prefix + row.prediction.written
+        if row.prediction.written and row.level == "frame":
+            copy.info[name] = np.asarray(value, dtype=np.float64) if row.shape else float(value)
+        elif row.prediction.written:
+            column = np.asarray(value, dtype=np.float64)
+            # the file has rows of numbers: a matrix of each atom is written row by row
+            copy.arrays[name] = column.reshape(len(copy), -1) if column.ndim > 2 else column
     return copy
 
 

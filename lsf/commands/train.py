@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import lsf
+from lsf.data.graph import AtomGraph
 from lsf.data.lazy import LazyGraphs
 from lsf.data.loader import DataSplits, load_data
 from lsf.data.statistics import count_table
@@ -30,11 +31,13 @@ from lsf.machine.files import replacing
 from lsf.machine.threads import threads_for
 from lsf.models.build import build_model
 from lsf.models.inputs import check_charge_range
+from lsf.recipe.quantities import measures
 from lsf.recipe.read import resolved_toml
 from lsf.recipe.rules import resolve
 from lsf.recipe.run_identity import differences, identity_of
 from lsf.recipe.schema import Recipe
 from lsf.report.page import write_report
+from lsf.report.plots import Panel
 from lsf.report.tables import rich_table
 from lsf.train.loop.distributed import device_of_process, is_main_process, world_of
 from lsf.train.loop.interrupt import TrainingInterrupted
@@ -51,18 +54,6 @@ if TYPE_CHECKING:
 RUNS: Final = Path("runs")
 RESOLVED: Final = "recipe.resolved.toml"
 REPORT: Final = "report"
-PARITY: Final = (
-    "energy_per_atom",
-    "forces",
-    "dipole",
-    "atomic_charges",
-    "atomic_dipoles",
-    "stress",
-    "virials_per_atom",
-    "polarizability",
-)
-"""Quantities with a panel in the parity plots, where they are labelled."""
-
 PARITY_FRAMES: Final = 2000
 """Frames of a set that parity plots show at most; of larger sets every second, third, … one."""
 
@@ -246,17 +237,33 @@ def _report(recipe: Recipe, splits: DataSplits, folder: Path, result: TrainResul
         tables.append(attrs.evolve(result.table, title=f"{result.table.title} by config type"))
         console.print("The report has the errors of every config type.", highlight=False)
     batch_size = recipe.training.valid_batch_size or recipe.training.batch_size
-    parity: dict[str, Any] = {}
-    for name, graphs in (("valid", splits.valid), *splits.tests.items()):
-        if graphs:
-            shown = graphs[:: math.ceil(len(graphs) / PARITY_FRAMES)]
-            pairs = labelled_pairs(result.model, shown, batch_size, PARITY)
-            parity[name] = {key: (pair.target.numpy(), pair.predicted.numpy()) for key, pair in pairs.items()}
+    parity = {
+        name: _panels(result.model, graphs, batch_size)
+        for name, graphs in (("valid", splits.valid), *splits.tests.items())
+        if graphs
+    }
     versions = {"lsf": lsf.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
     text = resolved_toml(recipe)
     report = write_report(folder / REPORT, recipe.name, result.history, parity, tables, text, versions)
     _print_files(result, report, console)
     return report
+
+
+def _panels(model: Any, graphs: Sequence[AtomGraph], batch_size: int) -> list[Panel]:
+    """Return the panels of a parity plot for a set of frames."""
+    shown = graphs[:: math.ceil(len(graphs) / PARITY_FRAMES)]
+    known = {name: measure for name, (_, measure) in measures().items() if measure.panel}
+    return [
+        Panel(
+            known[name].panel,
+            known[name].unit,
+            known[name].shown_unit,
+            known[name].factor,
+            pair.target.numpy(),
+            pair.predicted.numpy(),
+        )
+        for name, pair in labelled_pairs(model, shown, batch_size, tuple(known)).items()
+    ]
 
 
 def _print_plan(recipe: Recipe, splits: DataSplits, model: LocalSourceModel, console: Console) -> None:

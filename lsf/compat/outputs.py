@@ -142,7 +142,7 @@ def result_record(record: Record) -> dict[str, Any]:
     return result | {"split": record["split"]}
 
 
-def error_table_text(table: str, metrics: Mapping[str, SplitMetrics], head: str) -> str:
+def error_table_text(table: str | Sequence[str], metrics: Mapping[str, SplitMetrics], head: str) -> str:
     """Return the error table as text: rows train, valid and ``<config type>_<head>`` of the test frames."""
     columns = build_error_table(table).columns
     lines = [
@@ -259,7 +259,7 @@ class OldOutputs:
         with path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(result_record(item)) + "\n" for item in records)
 
-    def table(self, table: str, metrics: Mapping[str, SplitMetrics], head: str) -> None:
+    def table(self, table: str | Sequence[str], metrics: Mapping[str, SplitMetrics], head: str) -> None:
         """Log the final error table."""
         self.log.info("Error-table on TRAIN, VALID and TEST:\n%s", error_table_text(table, metrics, head))
 

@@ -31,7 +31,7 @@ from lsf.data.readers.shard_statistics import statistics_of
 from lsf.data.readers.shards import write_shards
 from lsf.errors import DataError, RecipeError, did_you_mean
 from lsf.machine.files import replacing
-from lsf.recipe.quantities import ARRAY_PROPERTIES
+from lsf.recipe.quantities import array_properties
 from lsf.recipe.schema import Head
 
 TABLE: Final = "preprocess"
@@ -43,7 +43,7 @@ SCALINGS: Final = {"rms_forces_scaling": "forces_rms", "std_scaling": "energy_st
 """What ``std`` of the statistics is, by the flag."""
 
 KEY_FLAGS: Final = {
-    f"{name}_key": (name, "arrays_keys" if name in ARRAY_PROPERTIES else "info_keys")
+    f"{name}_key": (name, "arrays_keys" if name in array_properties() else "info_keys")
     for name in (
         "energy",
         "forces",

@@ -13,6 +13,7 @@ from lsf.compat.arguments import Assignment, Flags, read_flags
 from lsf.compat.rules import RULES, left_to_foundation
 from lsf.compat.table import Row, flag_rows, names_of
 from lsf.errors import Problem, RecipeError, did_you_mean
+from lsf.recipe.catalog import catalog
 from lsf.recipe.read import apply_overrides, read_recipe_text
 from lsf.recipe.toml import Positions, write_toml
 
@@ -122,6 +123,11 @@ def _plain_assignments(flags: Flags) -> list[Assignment]:
             continue
         if row.values and isinstance(value, str) and value not in row.values:
             flags.refuse(row.name, repr(value), "one of the known words", did_you_mean(value, row.values))
+            continue
+        tables = {*names_of("error_tables"), *catalog().names("metrics")}
+        if row.name == "error_table" and value not in tables:
+            hint = did_you_mean(value, names_of("error_tables"))
+            flags.refuse(row.name, repr(value), "the name of an error table", hint)
             continue
         found.append(Assignment(row.name, row.key, _plain(row, value)))
     return found

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsf.errors import Problem, did_you_mean
-from lsf.recipe.quantities import LABELS, PROPERTIES, Property
+from lsf.recipe.quantities import LABELS, PROPERTIES
+from lsf.recipe.quantity import Quantity
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -161,7 +162,7 @@ def _head_of(
     return next(iter(heads)), []
 
 
-def as_property(raw: Any, item: Property, n_atoms: int) -> Floats:
+def as_property(raw: Any, item: Quantity, n_atoms: int) -> Floats:
     """Return a stored value as float64 array in the shape of the property (one frame, or all atoms).
 
     Matrices may stand as 9 numbers or 3×3, symmetric ones of stress and virials also as 6 in the order
@@ -186,7 +187,7 @@ def as_property(raw: Any, item: Property, n_atoms: int) -> Floats:
     return shaped
 
 
-def _per_frame(array: Floats, item: Property) -> Floats | None:
+def _per_frame(array: Floats, item: Quantity) -> Floats | None:
     flat = array.reshape(-1)
     if item.name in ("stress", "virials") and flat.size == 6:
         return np.asarray(flat[np.array(_VOIGT)])
@@ -194,7 +195,7 @@ def _per_frame(array: Floats, item: Property) -> Floats | None:
     return flat.reshape(item.shape) if flat.size == size else None
 
 
-def _per_atom(array: Floats, item: Property, n_atoms: int) -> Floats | None:
+def _per_atom(array: Floats, item: Quantity, n_atoms: int) -> Floats | None:
     if array.ndim == 0 or array.shape[0] != n_atoms:
         return None
     table = array.reshape(n_atoms, -1)
@@ -206,7 +207,7 @@ def _per_atom(array: Floats, item: Property, n_atoms: int) -> Floats | None:
     return table.reshape(n_atoms, *item.shape)
 
 
-def _expected(item: Property, n_atoms: int) -> str:
+def _expected(item: Quantity, n_atoms: int) -> str:
     unit = f" ({item.unit})"
     if item.level == "atom":
         columns = "1, 4, 9, …" if item.shape == (-1,) else str(int(np.prod(item.shape)))

@@ -24,6 +24,7 @@ from lsf.errors import LsfError
 from lsf.machine.caches import enabled
 from lsf.machine.files import replacing
 from lsf.recipe.data_files import DataFile
+from lsf.recipe.quantities import LABELS
 
 if TYPE_CHECKING:
     from lsf.recipe.schema import Recipe
@@ -63,6 +64,7 @@ class SurveyCache:
         options = recipe.model.options
         parts = {
             "lsf": lsf.__version__,
+            "labels": list(LABELS),
             "data": data,
             "energies": _file_content(recipe.data.atomic_energies),
             "heads": as_table(recipe.heads),

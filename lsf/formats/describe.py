@@ -10,10 +10,11 @@ import torch
 
 import lsf
 from lsf.electrostatics.boundary import KIND_OPEN, kinds_by_periodicity, possible_kinds
-from lsf.formats.model_file.file import CONVENTIONS, UNITS, LoadedModel
+from lsf.formats.model_file.file import LoadedModel
 from lsf.models.energies.coulomb import CoulombTerm
 from lsf.models.local_source import LocalSourceModel
 from lsf.models.sources.none import NoSource
+from lsf.units import CONVENTIONS, UNITS
 
 
 def prepared(model: LocalSourceModel, backend: str = "direct") -> LocalSourceModel:

@@ -20,8 +20,9 @@ from lsf.electrostatics.differentiate import (
 from lsf.models.local_source import LocalSourceModel, ModelOutput
 from lsf.models.message_passing.native.autograd import positions_kept_inside, weights_fixed
 from lsf.models.sources.base import cartesian_dipoles, sum_over_graph
+from lsf.recipe.quantities import differentiated_outputs
 
-DERIVED = ("forces", "stress", "virial", "potential", "born_charges", "hessian")
+DERIVED = differentiated_outputs()
 """Outputs :func:`evaluate` computes on request; all others are always there."""
 
 

@@ -17,7 +17,8 @@ from lsf.errors import Problem, RecipeError, did_you_mean, nearest
 from lsf.options import Chosen, Component
 from lsf.recipe.catalog import Catalog, catalog
 from lsf.recipe.convert import INVALID, FileName, Structurer
-from lsf.recipe.quantities import ARRAY_PROPERTIES, INFO_PROPERTIES
+from lsf.recipe.old_names import replace_old_names
+from lsf.recipe.quantities import array_properties, info_properties
 from lsf.recipe.schema import Head, LossTerm, Recipe
 from lsf.recipe.toml import KeyPath, Positions, dotted, parse_toml, write_toml
 from lsf.recipe.type_names import NONE_WORD, Field, found_text
@@ -109,6 +110,7 @@ def _draft(
     table = parse_toml(text, source)
     positions = Positions.of(text, source)
     problems = apply_overrides(table, overrides, positions)
+    replace_old_names(table)
     if complete is not None:
         complete(table, folder)
     structurer = Structurer(
@@ -167,8 +169,8 @@ def _head(structurer: Structurer, value: Any, path: KeyPath, _field: Field | Non
     if not isinstance(value, Mapping):
         return structurer.refuse(path, found_text(value), "a table with info_keys and arrays_keys")
     for part, names, other in (
-        ("info_keys", INFO_PROPERTIES, ARRAY_PROPERTIES),
-        ("arrays_keys", ARRAY_PROPERTIES, INFO_PROPERTIES),
+        ("info_keys", info_properties(), array_properties()),
+        ("arrays_keys", array_properties(), info_properties()),
     ):
         mapped = value.get(part, {})
         for name in mapped if isinstance(mapped, Mapping) else ():

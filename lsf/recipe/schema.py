@@ -27,6 +27,7 @@ from lsf.options import (
     unless_none,
 )
 from lsf.recipe.catalog import catalog, component
+from lsf.recipe.quantities import column_names
 
 __all__ = [
     "Checks",
@@ -238,6 +239,15 @@ class Stage:
     )
 
 
+def error_columns() -> Rule:
+    """Return the rule that the words of a list name columns of an error table."""
+    return Rule(
+        "or columns by name",
+        lambda value: isinstance(value, str) or all(word in column_names() for word in value),
+        column_names(),
+    )
+
+
 @attrs.frozen
 class Training:
     """Settings shared by all stages (table ``training``)."""
@@ -269,11 +279,12 @@ class Training:
         default=10.0,
         validator=unless_none(above(0.0)),
     )
-    error_table: str = option(
-        'Columns of the final error tables; "auto" shows every property that has labels. It changes what is '
-        "printed, not what is trained.",
+    error_table: str | tuple[str, ...] = option(
+        'Columns of the final error tables: "auto" for every property that has labels, or a list such as '
+        '["energy_per_atom", "forces:mae"]. It changes what is printed, not what is trained.',
         default="auto",
         registry="metrics",
+        validator=[not_empty(), error_columns()],
     )
     patience: int | None = option(
         "Number of evaluations without a better validation loss after which a stage ends before its last "

@@ -15,7 +15,7 @@ from typing import Any, Final
 from matplotlib.figure import Figure
 
 from lsf.machine.files import replacing
-from lsf.report.plots import Pair, loss_figure, parity_figure, save
+from lsf.report.plots import Panel, loss_figure, parity_figure, save
 from lsf.report.tables import Table, html_table
 
 PAGE: Final = "index.html"
@@ -51,7 +51,7 @@ def write_report(
     folder: str | Path,
     name: str,
     history: Sequence[Mapping[str, Any]],
-    parity: Mapping[str, Mapping[str, Pair]],
+    parity: Mapping[str, Sequence[Panel]],
     tables: Sequence[Table],
     recipe_text: str,
     versions: Mapping[str, str],
@@ -67,7 +67,7 @@ def write_report(
     folder : made where it is missing
     name : of the run
     history : one record per epoch, see :func:`lsf.report.plots.loss_figure`; ``seconds`` are summed up
-    parity : by name of the set of frames, then by name of the quantity: references and predictions
+    parity : by name of the set of frames
     tables : shown in their order, errors first
     recipe_text : the resolved recipe
     versions : by name of the program
@@ -76,9 +76,9 @@ def write_report(
     """
     folder = Path(folder)
     figures = {LOSSES: (loss_figure(history, name), "losses and validation errors by epoch")}
-    for frames, pairs in parity.items():
+    for frames, panels in parity.items():
         file = f"parity_{_UNSAFE.sub('_', frames)}.png"
-        figures[file] = (parity_figure(pairs, f"{name}: {frames}"), f"predictions by reference, {frames}")
+        figures[file] = (parity_figure(panels, f"{name}: {frames}"), f"predictions by reference, {frames}")
     pictures = [_picture(figure, folder / file, text) for file, (figure, text) in figures.items()]
     page = _page(
         name, _summary(history), tables, [shown for shown in pictures if shown], recipe_text, versions

@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from lsf.machine.files import replacing
 
 Array = NDArray[np.float64]
-Pair = tuple[Array, Array]
-"""Reference and prediction, of one shape; an entry that is NaN in the reference is not labelled."""
 
 BLUE: Final = "#0072B2"
 ORANGE: Final = "#D55E00"
@@ -33,31 +31,31 @@ RESOLUTION: Final = 130
 """Dots per inch of the PNG files."""
 
 
-@attrs.frozen
-class Quantity:
-    """How a compared property is shown: its axis unit, and the finer unit its RMSE is given in."""
+@attrs.frozen(eq=False)
+class Panel:
+    """What one panel of a parity plot shows: numbers in ``unit``, and their errors in ``fine_unit``.
+
+    ``factor`` is the number of fine units in a unit. References and predictions have one shape; an entry
+    that is NaN in either is not shown.
+    """
 
     title: str
     unit: str
     fine_unit: str
     factor: float
+    reference: Array
+    predicted: Array
 
+    def labelled(self) -> Panel:
+        """Return the panel with flat arrays, without the entries that are not finite."""
+        reference, predicted = (
+            np.asarray(values, dtype=np.float64).ravel() for values in (self.reference, self.predicted)
+        )
+        if reference.shape != predicted.shape:
+            raise ValueError(f"reference has {reference.size} entries, prediction {predicted.size}")
+        kept = np.isfinite(reference) & np.isfinite(predicted)
+        return attrs.evolve(self, reference=reference[kept], predicted=predicted[kept])
 
-QUANTITIES: Final[dict[str, Quantity]] = {
-    "energy_per_atom": Quantity("Energy per atom", "eV/atom", "meV/atom", 1e3),
-    "forces": Quantity("Forces", "eV/Å", "meV/Å", 1e3),
-    "stress": Quantity("Stress", "eV/Å³", "meV/Å³", 1e3),
-    "virials_per_atom": Quantity("Virials per atom", "eV/atom", "meV/atom", 1e3),
-    "dipole": Quantity("Dipole", "e·Å", "me·Å", 1e3),
-    "polarizability": Quantity("Polarizability", "e·Å²/V", "me·Å²/V", 1e3),
-    "total_charge": Quantity("Total charge", "e", "me", 1e3),
-    "atomic_charges": Quantity("Atomic charges", "e", "me", 1e3),
-    "atomic_dipoles": Quantity("Atomic dipoles", "e·Å", "me·Å", 1e3),
-}
-"""Known properties in the order of their panels; others are shown after them without a unit.
-
-The names are those of ``lsf.train.objective.metrics.QUANTITIES``.
-"""
 
 HISTORY_ERRORS: Final[dict[str, tuple[str, str]]] = {
     "rmse_energy_per_atom": ("energy [meV/atom]", BLUE),
@@ -67,46 +65,28 @@ HISTORY_ERRORS: Final[dict[str, tuple[str, str]]] = {
 """Errors of an epoch record (in eV, Å and e) that are drawn, with their label and colour."""
 
 
-def in_order(parity: Mapping[str, Pair]) -> dict[str, Pair]:
-    """Return the labelled entries of every property that has any, known properties first."""
-    names = [name for name in QUANTITIES if name in parity]
-    names += [name for name in parity if name not in QUANTITIES]
-    pairs = {name: labelled_entries(parity[name]) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0].size}
-
-
-def labelled_entries(pair: Pair) -> Pair:
-    """Return the two arrays flattened, without the entries whose reference or prediction is not finite."""
-    reference, predicted = (np.asarray(values, dtype=np.float64).ravel() for values in pair)
-    if reference.shape != predicted.shape:
-        raise ValueError(f"reference has {reference.size} entries, prediction {predicted.size}")
-    kept = np.isfinite(reference) & np.isfinite(predicted)
-    return reference[kept], predicted[kept]
-
-
-def parity_figure(parity: Mapping[str, Pair], title: str) -> Figure | None:
-    """Return one panel per property: prediction against reference, and below it the error.
+def parity_figure(panels: Sequence[Panel], title: str) -> Figure | None:
+    """Return the panels that have anything to show: prediction against reference, and below it the error.
 
     The strip with the errors shows what the diagonal hides when a property spans a wide range. None
-    when no property has a labelled entry.
+    when no panel has a labelled entry.
     """
-    pairs = in_order(parity)
-    if not pairs:
+    shown = [panel for panel in (panel.labelled() for panel in panels) if panel.reference.size]
+    if not shown:
         return None
-    n_columns = min(3, len(pairs))
-    n_rows = math.ceil(len(pairs) / n_columns)
+    n_columns = min(3, len(shown))
+    n_rows = math.ceil(len(shown) / n_columns)
     figure = Figure(figsize=(3.7 * n_columns, 4.4 * n_rows + 0.3), layout="constrained")
     grid = figure.add_gridspec(n_rows, n_columns)
-    for place, (name, pair) in enumerate(pairs.items()):
-        _parity_panel(figure, grid[divmod(place, n_columns)], name, pair)
+    for place, panel in enumerate(shown):
+        _parity_panel(figure, grid[divmod(place, n_columns)], panel)
     figure.suptitle(title, fontsize=12, fontweight="bold", parse_math=False)
     return figure
 
 
-def _parity_panel(figure: Figure, place: SubplotSpec, name: str, pair: Pair) -> None:
-    quantity = QUANTITIES.get(name, Quantity(name, "", "", 1.0))
-    reference, predicted = pair
-    error = quantity.factor * (predicted - reference)
+def _parity_panel(figure: Figure, place: SubplotSpec, panel: Panel) -> None:
+    reference, predicted = panel.reference, panel.predicted
+    error = panel.factor * (predicted - reference)
     rmse = float(np.sqrt(np.mean(error**2)))
     inner = place.subgridspec(2, 1, height_ratios=(3.2, 1.0), hspace=0.04)
     upper = figure.add_subplot(inner[0])
@@ -119,16 +99,16 @@ def _parity_panel(figure: Figure, place: SubplotSpec, name: str, pair: Pair) -> 
     size, opacity = _marker(reference.size)
     upper.plot(limits, limits, color=GREY, linewidth=0.8, zorder=1)
     upper.scatter(reference, predicted, s=size, color=BLUE, alpha=opacity, linewidths=0, zorder=2)
-    upper.set(xlim=limits, ylim=limits, ylabel=_with_unit("model", quantity.unit))
+    upper.set(xlim=limits, ylim=limits, ylabel=_with_unit("model", panel.unit))
     upper.tick_params(labelbottom=False)
     counted = f"{reference.size} value" + ("s" if reference.size != 1 else "")
-    upper.set_title(f"{quantity.title}\nRMSE {rmse:.3g} {quantity.fine_unit}  ({counted})", fontsize=9)
+    upper.set_title(f"{panel.title}\nRMSE {rmse:.3g} {panel.fine_unit}  ({counted})", fontsize=9)
 
     widest = max(1.1 * float(np.abs(error).max()), 1e-6)
     lower.axhline(0.0, color=GREY, linewidth=0.8, zorder=1)
     lower.scatter(reference, error, s=size, color=ORANGE, alpha=opacity, linewidths=0, zorder=2)
-    lower.set(ylim=(-widest, widest), xlabel=_with_unit("reference", quantity.unit))
-    lower.set_ylabel(_with_unit("error", quantity.fine_unit))
+    lower.set(ylim=(-widest, widest), xlabel=_with_unit("reference", panel.unit))
+    lower.set_ylabel(_with_unit("error", panel.fine_unit))
     for axes in (upper, lower):
         _plain(axes)
     upper.xaxis.set_major_locator(MaxNLocator(5))

@@ -15,20 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lsf.errors import LsfError
+from lsf.recipe.quantities import measures
 from lsf.report.tables import format_cell
 from lsf.train.objective.metrics import SplitMetrics
-
-SHOWN: Final = (
-    ("energy_per_atom", "E", "meV/atom"),
-    ("forces", "F", "meV/Å"),
-    ("stress", "stress", "meV/Å³"),
-    ("virials_per_atom", "virials", "meV/atom"),
-    ("atomic_multipoles", "DMA", "me·Å^l"),
-    ("electrostatic_potentials", "ESP", "mV"),
-    ("dipole", "mu", "me·Å"),
-    ("polarizability_per_atom", "polarizability", "me·Å²/V/atom"),
-)
-"""Quantities of the epoch line: name, heading and unit (a thousandth of the stored one)."""
 
 LINE_INTERVAL: Final = 5.0
 """Seconds between two epoch lines at level INFO; those in between are of level DEBUG."""
@@ -105,9 +94,9 @@ def history_of(records: list[Record]) -> list[Record]:
 def error_text(metrics: SplitMetrics) -> str:
     """Return the errors as ``E=3.2 meV/atom, F=61.0 meV/Å, …``."""
     shown = [
-        f"{heading}={format_cell(1e3 * metrics.errors[name].rmse)} {unit}"
-        for name, heading, unit in SHOWN
-        if name in metrics.errors
+        f"{measure.symbol}={format_cell(measure.factor * metrics.errors[name].rmse)} {measure.shown_unit}"
+        for name, (_, measure) in measures().items()
+        if measure.in_progress and name in metrics.errors
     ]
     return ", ".join(shown)
 

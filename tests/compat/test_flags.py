@@ -16,7 +16,8 @@ from lsf.compat.table import Row, flag_rows, markdown_table, names_of
 from lsf.compat.translate import Translation
 from lsf.errors import RecipeError
 from lsf.recipe.catalog import catalog
-from lsf.recipe.quantities import ARRAY_PROPERTIES, INFO_PROPERTIES
+from lsf.recipe.old_names import ERROR_TABLES
+from lsf.recipe.quantities import array_properties, info_properties
 from lsf.recipe.schema import Stage
 from tests.compat.conftest import Command
 
@@ -271,7 +272,10 @@ def test_script_rows_are_all_tested_above() -> None:
         ("--set model.r_mx=3", r"model.r_mx: found an unknown key.*\n    did you mean 'r_max'"),
         ("--set nothing", r'found "nothing"; expected key=value'),
         ("stray", r"found 'stray'; expected a flag"),
-        ("--error_table PerAtomRSME", r"training.error_table: .*\n    did you mean 'PerAtomRMSE'"),
+        (
+            "--error_table PerAtomRSME",
+            r"--error_table: found 'PerAtomRSME'.*\n    did you mean 'PerAtomRMSE'",
+        ),
         (
             "--oxidation_state_mixer Sum --model LocalSplitCharges --formal_charges_from_data",
             r"SumOxidationState",
@@ -359,10 +363,10 @@ def names(kind: str) -> list[Any]:
 def test_what_a_name_becomes_exists(kind: str, name: str, request: pytest.FixtureRequest) -> None:
     known = {
         "models": catalog().names("models"),
-        "properties": (*INFO_PROPERTIES, *ARRAY_PROPERTIES),
+        "properties": (*info_properties(), *array_properties()),
         "losses": catalog().names("losses"),
         "stages": attrs.fields_dict(Stage),
-        "error_tables": catalog().names("metrics"),
+        "error_tables": ERROR_TABLES,
     }
     assert name.partition(".")[0] in known[kind]
     if request.node.callspec.id.endswith("ScaleShiftMACE"):

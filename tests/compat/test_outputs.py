@@ -13,6 +13,7 @@ import pytest
 from lsf.compat import outputs
 from lsf.compat.outputs import HEADINGS, OldOutputs, count_line, epoch_line, error_table_text, result_record
 from lsf.compat.table import names_of
+from lsf.recipe.old_names import ERROR_TABLES
 from lsf.train.objective.error_tables import build_error_table
 from lsf.train.objective.metrics import ErrorStats, SplitMetrics
 
@@ -86,7 +87,7 @@ def split_metrics(*types: str) -> SplitMetrics:
 
 def test_error_table() -> None:
     metrics = {"train": split_metrics("Default"), "test": split_metrics("bulk", "slab")}
-    lines = error_table_text("PerAtomRMSE", metrics, "default").splitlines()
+    lines = error_table_text(ERROR_TABLES["PerAtomRMSE"], metrics, "default").splitlines()
     headings = [cell.strip() for cell in lines[1].strip("|").split("|")]
     assert headings == ["config_type", "n", "RMSE E / meV / atom", "RMSE F / meV / A", "relative F RMSE %"]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[3:-1]]
@@ -95,7 +96,7 @@ def test_error_table() -> None:
 
 
 def test_missing_errors_are_not_found() -> None:
-    text = error_table_text("PerAtomRMSE", {"train": SplitMetrics(1, {}, {}, {})}, "default")
+    text = error_table_text(ERROR_TABLES["PerAtomRMSE"], {"train": SplitMetrics(1, {}, {}, {})}, "default")
     assert text.count("not found") == 3
 
 
@@ -103,7 +104,7 @@ def test_missing_errors_are_not_found() -> None:
     "table", [name for name, item in names_of("error_tables").items() if not item.pending]
 )
 def test_every_column_has_its_old_heading(table: str) -> None:
-    columns = build_error_table(names_of("error_tables")[table].becomes).columns
+    columns = build_error_table(ERROR_TABLES[names_of("error_tables")[table].becomes]).columns
     assert [item for item in columns if f"{item.heading} [{item.unit}]" not in HEADINGS] == []
 
 

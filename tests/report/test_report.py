@@ -11,16 +11,8 @@ from matplotlib.image import imread
 
 from lsf.errors import LsfError
 from lsf.report.page import LONG, write_report
-from lsf.report.plots import (
-    QUANTITIES,
-    in_order,
-    labelled_entries,
-    loss_figure,
-    parity_figure,
-    save,
-)
+from lsf.report.plots import Panel, loss_figure, parity_figure, save
 from lsf.report.tables import Table
-from lsf.train.objective import metrics
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -37,39 +29,42 @@ def history(n_epochs: int = 6) -> list[dict]:
     return records
 
 
-def parity() -> dict[str, dict]:
+def panel(title, unit, reference, predicted, factor=1e3) -> Panel:
+    return Panel(title, unit, f"m{unit}", factor, reference, predicted)
+
+
+def parity() -> dict[str, list[Panel]]:
     rng = np.random.default_rng(0)
     forces = rng.normal(size=(40, 3))
     energy = np.array([-45.0, -44.0, -43.0])
     return {
-        "valid": {"forces": (forces, forces + 0.003), "energy_per_atom": (energy, energy - 0.002)},
-        "far pairs/λ": {"total_charge": (np.ones(4), np.ones(4))},
-        "nothing": {"dipole": (np.full(3, np.nan), np.zeros(3))},
+        "valid": [
+            panel("Energy per atom", "eV/atom", energy, energy - 0.002),
+            panel("Forces", "eV/Å", forces, forces + 0.003),
+        ],
+        "far pairs/λ": [panel("Total charge", "e", np.ones(4), np.ones(4))],
+        "nothing": [panel("Dipole", "e·Å", np.full(3, np.nan), np.zeros(3))],
     }
 
 
 # ------------------------------------------------------------------------------ pictures
 
 
-def test_shown_quantities_are_those_of_the_metrics():
-    for name, shown in QUANTITIES.items():
-        assert metrics.QUANTITIES[name].unit == shown.unit
-
-
 def test_only_entries_with_a_reference_are_compared():
     reference = np.array([[1.0, np.nan], [3.0, 4.0]])
     predicted = np.array([[1.5, 9.0], [np.inf, 4.5]])
-    first, second = labelled_entries((reference, predicted))
-    assert first.tolist() == [1.0, 4.0]
-    assert second.tolist() == [1.5, 4.5]
+    shown = panel("Forces", "eV/Å", reference, predicted).labelled()
+    assert shown.reference.tolist() == [1.0, 4.0]
+    assert shown.predicted.tolist() == [1.5, 4.5]
     with pytest.raises(ValueError, match="reference has 3 entries, prediction 2"):
-        labelled_entries((np.zeros(3), np.zeros(2)))
+        panel("Forces", "eV/Å", np.zeros(3), np.zeros(2)).labelled()
 
 
-def test_known_quantities_stand_first_and_empty_ones_are_left_out():
-    one = (np.ones(2), np.ones(2))
-    pairs = {"spin": one, "forces": one, "dipole": (np.full(2, np.nan), np.ones(2)), "energy_per_atom": one}
-    assert list(in_order(pairs)) == ["energy_per_atom", "forces", "spin"]
+def test_panels_keep_their_order_and_empty_ones_are_left_out():
+    full, empty = np.ones(2), np.full(2, np.nan)
+    panels = [panel(name, "e", empty if name == "Dipole" else full, full) for name in ("B", "Dipole", "A")]
+    titles = [axes.get_title() for axes in parity_figure(panels, "run").figure.axes if axes.get_title()]
+    assert [title.partition("\n")[0] for title in titles] == ["B", "A"]
 
 
 def test_parity_panels_state_the_error_in_their_unit():
@@ -92,7 +87,7 @@ def test_every_point_is_inside_its_panel():
 
 def test_rounding_errors_do_not_fill_a_panel():
     charges = np.ones(8)
-    figure = parity_figure({"total_charge": (charges, charges + 1e-15)}, "run")
+    figure = parity_figure([panel("Total charge", "e", charges, charges + 1e-15)], "run")
     low, high = figure.axes[0].get_xlim()
     assert high - low > 1e-4
 
@@ -139,7 +134,7 @@ def test_what_has_no_place_on_a_logarithm_is_left_out():
     assert loss_figure(records, "run") is None
     assert loss_figure([*records, {"epoch": 3, "stage": "a", "train_loss": 0.5}], "run") is not None
     assert loss_figure([], "run") is None
-    assert parity_figure({}, "run") is None
+    assert parity_figure([], "run") is None
 
 
 def test_pictures_are_files_of_their_own(tmp_path):

@@ -6,9 +6,11 @@ from tiny import TinyModel, make_graph, make_graphs, tiny_evaluate
 
 from lsf.data.graph import collate
 from lsf.recipe.catalog import catalog
+from lsf.recipe.old_names import ERROR_TABLES
+from lsf.recipe.quantities import column_names
 from lsf.report.tables import rich_table
 from lsf.train.loop.distributed import Alone
-from lsf.train.objective.error_tables import BRIEF_ROWS, brief_table, build_error_table
+from lsf.train.objective.error_tables import BRIEF_ROWS, brief_table, build_error_table, columns_named
 from lsf.train.objective.evaluation import EvaluationSet, evaluate_splits, labelled_pairs, parameters_of
 from lsf.train.objective.metrics import ErrorStats, ErrorSums
 
@@ -215,15 +217,38 @@ EXPECTED_HEADINGS = {
 }
 
 
-def test_every_table_of_the_registry_is_tested():
-    assert {entry.name for entry in catalog().entries("metrics")} == set(EXPECTED_HEADINGS)
+def test_every_table_of_the_registry_and_every_old_name_is_tested():
+    assert {*catalog().names("metrics"), *ERROR_TABLES} == set(EXPECTED_HEADINGS)
+
+
+def test_a_table_is_composed_of_columns(model):
+    metrics = evaluate_splits(model, {"test": make_graphs(6, LABELS)}, 4, tiny_evaluate)
+    table = build_error_table(("forces:mae", "energy", "total_charge", "stress"))(metrics)
+    assert table.headings()[2:] == [
+        "MAE F [meV/Å]",
+        "RMSE E [meV]",
+        "RMSE Q [e]",
+        "max |ΔQ| [e]",
+        "RMSE stress [meV/Å³]",
+    ]
+    errors = metrics["test"].errors
+    assert table.rows[0][2] == pytest.approx(1e3 * errors["forces"].mae)
+    assert table.rows[0][5] == pytest.approx(errors["total_charge"].max_abs)
+    assert table.rows[0][6] is None  # asked for, and nothing to show
+
+
+def test_every_name_of_a_column_gives_columns():
+    for name in column_names():
+        columns = columns_named([name])
+        assert columns
+        assert len({column.heading for column in columns}) == len(columns)
 
 
 @pytest.mark.parametrize("name", EXPECTED_HEADINGS)
 def test_columns_and_units_of_the_error_tables(model, name):
     splits = {"train": make_graphs(6, LABELS), "test": [make_graph(50, 3, ("energy",))]}
     metrics = evaluate_splits(model, splits, 4, tiny_evaluate)
-    table = build_error_table(name)(metrics)
+    table = build_error_table(ERROR_TABLES.get(name, name))(metrics)
     assert table.headings() == ["frames", "n", *EXPECTED_HEADINGS[name]]
     assert [row[:2] for row in table.rows] == [
         ("train", 6),

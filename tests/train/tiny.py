@@ -26,6 +26,7 @@ SHAPES = {
     "total_charge": (1,),
     "atomic_multipoles": (None, 4),
     "electrostatic_potentials": (None,),
+    "born_charges": (None, 3, 3),
 }
 
 

@@ -27,41 +27,13 @@ from lsf.errors import DataError, LsfError, Problem
 from lsf.machine.device import pick_device
 from lsf.models.derivatives import evaluate
 from lsf.models.inputs import check_charge_range
+from lsf.recipe.quantities import OUTPUTS, row_of_output
 from lsf.recipe.schema import Head
 
 if TYPE_CHECKING:
     from lsf.formats.model_file.file import LoadedModel
 
 __all__ = ["LsfCalculator"]
-
-# What ASE asks for by name, and which derived output of the model it takes.
-_DERIVED = {
-    "forces": "forces",
-    "stress": "stress",
-    "potential": "potential",
-    "born_charges": "born_charges",
-    "hessian": "hessian",
-}
-_ALWAYS = (
-    "energy_atomic",
-    "energy_short_range",
-    "energy_coulomb",
-    "energy_field",
-    "density_coefficients",
-    "partial_dipoles",
-    "total_charge",
-)
-_PER_ATOM = frozenset(
-    {
-        "node_energy",
-        "forces",
-        "density_coefficients",
-        "partial_charges",
-        "partial_dipoles",
-        "potential",
-        "born_charges",
-    }
-)
 
 DEFAULT_SKIN: Final = 0.5
 """Å; the list lasts for some steps of molecular dynamics and has not many edges more than the model uses."""
@@ -95,19 +67,7 @@ class LsfCalculator(TrackingCalculator):
     """
 
     implemented_properties: ClassVar[list[str]] = [
-        "energy",
-        "free_energy",
-        "energies",
-        "forces",
-        "stress",
-        "charges",
-        "dipole",
-        *_ALWAYS,
-        "partial_charges",
-        "polarizability",
-        "potential",
-        "born_charges",
-        "hessian",
+        name for row in OUTPUTS.values() for name in row.prediction.ase
     ]
 
     def __init__(
@@ -242,9 +202,9 @@ class LsfCalculator(TrackingCalculator):
         found = []
         for place, atoms in enumerate(structures):
             mine, graph = slice(starts[place], starts[place + 1]), slice(place, place + 1)
-            own = {name: value[mine if name in _PER_ATOM else graph] for name, value in arrays.items()}
-            if "hessian" in arrays:
-                own["hessian"] = arrays["hessian"]  # of a batch of one
+            # a matrix of pairs is that of a batch of one
+            parts = {"atom": mine, "frame": graph, "pair": slice(None)}
+            own = {name: value[parts[row_of_output(name).level]] for name, value in arrays.items()}
             if not all(atoms.pbc):  # a strain of a molecule or a slab is no strain of a volume
                 own.pop("stress", None)
             results = _results(own)
@@ -266,28 +226,18 @@ class LsfCalculator(TrackingCalculator):
 def _derived(properties: Collection[str], graphs: Sequence[AtomGraph]) -> set[str]:
     """Return what the model is to compute; stress is always there for fully periodic cells."""
     stress = {"stress"} if any(bool(graph.pbc.all()) for graph in graphs) else set()
-    return {_DERIVED[name] for name in properties if name in _DERIVED} | {"forces"} | stress
+    asked = (row.prediction for row in OUTPUTS.values() if not set(properties).isdisjoint(row.prediction.ase))
+    return {"forces"} | stress | {wanted.output for wanted in asked if wanted.derived}
 
 
 def _results(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Return one structure's outputs by the names that ASE uses."""
-    results: dict[str, Any] = {
-        "energy": float(arrays["energy"][0]),
-        "free_energy": float(arrays["energy"][0]),
-        "energies": arrays["node_energy"],
-        "forces": arrays["forces"],
-        "charges": arrays["partial_charges"],
-        "partial_charges": arrays["partial_charges"],
-        "dipole": arrays["dipole"][0],
-    }
-    if "stress" in arrays:
-        results["stress"] = full_3x3_to_voigt_6_stress(arrays["stress"][0])
-    for name in _ALWAYS:
-        single = arrays[name].ndim == 1 and name.startswith(("energy", "total"))
-        results[name] = float(arrays[name][0]) if single else arrays[name]
-    if "polarizability" in arrays:
-        results["polarizability"] = arrays["polarizability"][0]
-    for name in ("potential", "born_charges", "hessian"):
-        if name in arrays:
-            results[name] = arrays[name]
+    """Return one structure's outputs by the names that ASE uses: single numbers as such, stress by Voigt."""
+    results: dict[str, Any] = {}
+    for output, array in arrays.items():
+        row = row_of_output(output)
+        value = array[0] if row.level == "frame" else array
+        if output == "stress":
+            value = full_3x3_to_voigt_6_stress(value)
+        for name in row.prediction.ase:
+            results[name] = float(value) if row.level == "frame" and not row.shape else value
     return results

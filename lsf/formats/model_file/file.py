@@ -30,26 +30,9 @@ from lsf.models.message_passing.executors import kernels_for_any_device
 from lsf.options import NoOptions
 from lsf.recipe.read import read_recipe_text, resolved_toml
 from lsf.recipe.schema import Recipe
+from lsf.units import CONVENTIONS, UNITS
 
 HEADER_KEY: Final = "lsf"
-UNITS: Final = {
-    "energy": "eV",
-    "length": "Å",
-    "charge": "e",
-    "dipole": "e·Å",
-    "polarizability": "e·Å²/V",
-    "potential": "V",
-    "field": "V/Å",
-    "stress": "eV/Å³",
-}
-CONVENTIONS: Final = {
-    "edge_vector": "r_receiver - r_sender + unit_shift @ cell",
-    "stress": "+(1/V) dE/dstrain",
-    "virial": "-dE/dstrain",
-    "coefficients": "[Q, d_y, d_z, d_x], real spherical, m = -l … l",
-    "external_field": "gradient of the potential: E_field = + P · external_field",
-    "born_charges": "Z*[i, a, b] = dP_a/dr_ib",
-}
 
 
 @attrs.frozen(eq=False)

@@ -1,75 +1,49 @@
-"""Error tables: which errors of which quantities stand in the columns.
+"""Error tables: which errors of which measures stand in the columns.
 
-Names and columns follow the tables of earlier training scripts, so that numbers can be laid side by
-side. A recipe chooses one by ``training.error_table``; the registry entries stand in
-``registry/metrics``.
+A recipe lists the columns in ``training.error_table``, or names a table of ``registry/metrics``. What a
+column is called and its unit stand in :mod:`lsf.recipe.quantities`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Final, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 import attrs
 
 from lsf.options import NoOptions
 from lsf.recipe.catalog import catalog
+from lsf.recipe.quantities import measures
+from lsf.recipe.quantity import HEADINGS, Measure, Statistic
 from lsf.report.tables import Cell, Table
 from lsf.train.objective.metrics import Errors, SplitMetrics
-
-Statistic = Literal["rmse", "mae", "relative_rmse", "max_abs"]
 
 
 @attrs.frozen
 class Column:
-    """One column: a statistic of a quantity, times ``scale`` to be in ``unit``."""
+    """One column: a statistic of a measure, in its printed unit."""
 
-    heading: str
-    quantity: str
+    measure: Measure
     statistic: Statistic
-    unit: str
-    scale: float
+
+    @property
+    def heading(self) -> str:
+        """What stands above the column."""
+        return HEADINGS[self.statistic].format(self.measure.symbol)
+
+    @property
+    def unit(self) -> str:
+        """Unit of its numbers; relative errors are in percent."""
+        return "%" if self.statistic == "relative_rmse" else self.measure.shown_unit
 
     def cell(self, errors: Errors) -> Cell:
-        """Return the number to show, None where the quantity has no label."""
-        stats = errors.get(self.quantity)
+        """Return the number to show, None where the measure has no label."""
+        stats = errors.get(self.measure.name)
         if stats is None:
             return None
-        value: float = attrs.asdict(stats)[self.statistic]
-        return value * self.scale
+        value: float = getattr(stats, self.statistic)
+        return value * (1e2 if self.statistic == "relative_rmse" else self.measure.factor)
 
-
-ENERGY: Final = Column("RMSE E", "energy_per_atom", "rmse", "meV/atom", 1e3)
-FORCES: Final = Column("RMSE F", "forces", "rmse", "meV/Å", 1e3)
-RELATIVE_FORCES: Final = Column("rel F", "forces", "relative_rmse", "%", 1e2)
-STRESS: Final = Column("RMSE stress", "stress", "rmse", "meV/Å³", 1e3)
-VIRIALS: Final = Column("RMSE virials", "virials_per_atom", "rmse", "meV/atom", 1e3)
-MULTIPOLES: Final = Column("RMSE DMA", "atomic_multipoles", "rmse", "me·Å^l", 1e3)
-RELATIVE_MULTIPOLES: Final = Column("rel DMA", "atomic_multipoles", "relative_rmse", "%", 1e2)
-ATOMIC_CHARGES: Final = Column("RMSE qs", "atomic_charges", "rmse", "me", 1e3)
-ATOMIC_DIPOLES: Final = Column("RMSE dipoles", "atomic_dipoles", "rmse", "me·Å", 1e3)
-POTENTIALS: Final = Column("RMSE ESP", "electrostatic_potentials", "rmse", "mV", 1e3)
-DIPOLE: Final = Column("RMSE mu", "dipole", "rmse", "me·Å", 1e3)
-DIPOLE_PER_ATOM: Final = Column("RMSE mu", "dipole_per_atom", "rmse", "me·Å/atom", 1e3)
-RELATIVE_DIPOLE: Final = Column("rel mu", "dipole_per_atom", "relative_rmse", "%", 1e2)
-POLARIZABILITY: Final = Column("RMSE polarizability", "polarizability_per_atom", "rmse", "me·Å²/V/atom", 1e3)
-TOTAL_CHARGE: Final = Column("max |ΔQ|", "total_charge", "max_abs", "e", 1.0)
-
-ALL_COLUMNS: Final = (
-    ENERGY,
-    FORCES,
-    RELATIVE_FORCES,
-    STRESS,
-    VIRIALS,
-    MULTIPOLES,
-    RELATIVE_MULTIPOLES,
-    POTENTIALS,
-    DIPOLE,
-    RELATIVE_DIPOLE,
-    POLARIZABILITY,
-    TOTAL_CHARGE,
-)
-"""Columns the automatic table chooses from."""
 
 BRIEF_ROWS: Final = 12
 """Rows of a table that is taken in at a glance."""
@@ -97,7 +71,7 @@ class ErrorTable:
         columns = [
             column
             for column in self.columns
-            if not self.only_labelled or any(column.quantity in errors for _, _, errors in lines)
+            if not self.only_labelled or any(column.measure.name in errors for _, _, errors in lines)
         ]
         return Table(
             title=title,
@@ -120,70 +94,49 @@ def _lines(name: str, split: SplitMetrics, by_type: bool) -> list[tuple[str, int
     return lines
 
 
-def _table(*columns: Column, only_labelled: bool = False) -> Callable[[NoOptions], ErrorTable]:
-    """Return the builder of a table, the form a registry target has."""
-    table = ErrorTable(columns, only_labelled)
-    return lambda _options: table
+def auto(_options: NoOptions) -> ErrorTable:
+    """Return the table of every label there is, the form a registry target has."""
+    columns = [
+        Column(measure, statistic) for _, measure in measures().values() for statistic in measure.automatic
+    ]
+    return ErrorTable(tuple(columns), only_labelled=True)
 
 
-auto = _table(*ALL_COLUMNS, only_labelled=True)
-per_atom_rmse = _table(ENERGY, FORCES, RELATIVE_FORCES)
-per_atom_mae = _table(
-    attrs.evolve(ENERGY, heading="MAE E", statistic="mae"),
-    attrs.evolve(FORCES, heading="MAE F", statistic="mae"),
-)
-total_rmse = _table(Column("RMSE E", "energy", "rmse", "meV", 1e3), FORCES, RELATIVE_FORCES)
-total_mae = _table(
-    Column("MAE E", "energy", "mae", "meV", 1e3),
-    attrs.evolve(FORCES, heading="MAE F", statistic="mae"),
-)
-per_atom_mae_stress_virials = _table(
-    attrs.evolve(ENERGY, heading="MAE E", statistic="mae"),
-    attrs.evolve(FORCES, heading="MAE F", statistic="mae"),
-    attrs.evolve(STRESS, heading="MAE stress", statistic="mae"),
-    attrs.evolve(VIRIALS, heading="MAE virials", statistic="mae"),
-)
-dipole_mae = _table(attrs.evolve(DIPOLE_PER_ATOM, heading="MAE mu", statistic="mae"))
-energy_dipole_rmse = _table(ENERGY, FORCES, RELATIVE_FORCES, DIPOLE_PER_ATOM, RELATIVE_DIPOLE)
-energy_dipole_potentials_rmse = _table(
-    ENERGY, FORCES, RELATIVE_FORCES, DIPOLE_PER_ATOM, RELATIVE_DIPOLE, POTENTIALS
-)
-electrostatic_rmse = _table(
-    ENERGY,
-    FORCES,
-    RELATIVE_FORCES,
-    MULTIPOLES,
-    RELATIVE_MULTIPOLES,
-    DIPOLE_PER_ATOM,
-    RELATIVE_DIPOLE,
-    POTENTIALS,
-    POLARIZABILITY,
-)
-per_atom_rmse_stress_virials = _table(ENERGY, FORCES, RELATIVE_FORCES, STRESS, VIRIALS)
-density_coefficients_rmse = _table(MULTIPOLES, RELATIVE_MULTIPOLES, ATOMIC_CHARGES, ATOMIC_DIPOLES)
-density_energy_rmse = _table(ENERGY, FORCES, RELATIVE_FORCES, MULTIPOLES)
-dipole_rmse = _table(DIPOLE_PER_ATOM, RELATIVE_DIPOLE)
-density_dipole_rmse = _table(DIPOLE_PER_ATOM, RELATIVE_DIPOLE, MULTIPOLES, RELATIVE_MULTIPOLES)
-energy_density_dipole_rmse = _table(
-    ENERGY, FORCES, RELATIVE_FORCES, MULTIPOLES, DIPOLE_PER_ATOM, RELATIVE_DIPOLE, POLARIZABILITY
-)
+def columns_named(names: Sequence[str]) -> tuple[Column, ...]:
+    """Return columns by name: ``forces`` for those it usually has, ``forces:mae`` for one statistic."""
+    known = measures()
+    columns: list[Column] = []
+    for name in names:
+        measure_name, _, chosen = name.partition(":")
+        _, measure = known[measure_name]
+        columns += [
+            Column(measure, statistic)
+            for statistic in HEADINGS
+            if (statistic == chosen if chosen else statistic in measure.statistics)
+        ]
+    return tuple(columns)
 
 
-def build_error_table(name: str) -> ErrorTable:
-    """Return the error table of that name."""
-    entry = catalog().entry("metrics", name)
+def build_error_table(choice: str | Sequence[str]) -> ErrorTable:
+    """Return the error table of a name of the registry, or of the columns in a list."""
+    if not isinstance(choice, str):
+        return ErrorTable(columns_named(choice))
+    entry = catalog().entry("metrics", choice)
     table: ErrorTable = entry.target()(entry.options_class()())
     return table
 
 
 def brief_table(
-    name: str, metrics: Mapping[str, SplitMetrics], tests: Collection[str], title: str = "Errors"
+    choice: str | Sequence[str],
+    metrics: Mapping[str, SplitMetrics],
+    tests: Collection[str],
+    title: str = "Errors",
 ) -> Table:
-    """Return the named error table with one row per set of frames.
+    """Return the chosen error table with one row per set of frames.
 
     The config types of the sets in ``tests`` have rows too, as long as these are no more than
     :data:`BRIEF_ROWS` in all.
     """
-    table = build_error_table(name)
+    table = build_error_table(choice)
     detailed = table(metrics, title, tests)
     return detailed if len(detailed.rows) <= BRIEF_ROWS else table(metrics, title, ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import attrs
 import torch
@@ -12,17 +12,15 @@ from torch import Tensor, nn
 from lsf.data.graph import AtomGraph, collate
 from lsf.data.lazy import LazyGraphs
 from lsf.machine.geometric import Batch
+from lsf.recipe.quantities import LABELS, measures, outputs_of_charges
 from lsf.train.averaging import weights_in_place
 from lsf.train.loop.distributed import ALONE, World
-from lsf.train.objective.labels import PREDICTED_BY, atoms_per_graph, compare, derived_outputs, labelled
+from lsf.train.objective.labels import atoms_per_graph, compare, derived_outputs, labelled
 from lsf.train.objective.losses import StageLoss
-from lsf.train.objective.metrics import QUANTITIES, ErrorSums, SplitMetrics, entries_of
+from lsf.train.objective.metrics import ErrorSums, SplitMetrics, entries_of
 
 if TYPE_CHECKING:
     from lsf.models.local_source import LocalSourceModel
-
-CHARGE_OUTPUTS: Final = ("density_coefficients", "dipole", "total_charge", "potential")
-"""Outputs that mean nothing for a model without charges."""
 
 
 class Evaluate(Protocol):
@@ -49,7 +47,7 @@ def without_charges(model: LocalSourceModel, outputs: Mapping[str, Tensor]) -> M
     from lsf.models.sources.none import NoSource
 
     if isinstance(model.source, NoSource):
-        return {**outputs, **dict.fromkeys(CHARGE_OUTPUTS)}
+        return {**outputs, **dict.fromkeys(outputs_of_charges())}
     return outputs
 
 
@@ -150,7 +148,7 @@ def _detached(value: Tensor | None) -> Tensor | None:
 
 def _predicted(properties: Sequence[str], predictions: Mapping[str, Tensor | None]) -> list[str]:
     """Return the properties the model has an output for; a label it cannot predict is not counted."""
-    return [name for name in properties if predictions.get(PREDICTED_BY[name].output) is not None]
+    return [name for name in properties if predictions.get(LABELS[name].prediction.output) is not None]
 
 
 def parameters_of(model: nn.Module) -> list[Tensor]:
@@ -182,7 +180,7 @@ def evaluate_splits(
 
 
 class LabelledPairs(NamedTuple):
-    """Labels and predictions of the labelled entries of one quantity, both (n_entries,), for parity plots."""
+    """Labels and predictions of the labelled entries of one measure, both (n_entries,), for parity plots."""
 
     target: Tensor
     predicted: Tensor
@@ -192,24 +190,25 @@ def labelled_pairs(
     model: nn.Module,
     graphs: Sequence[AtomGraph],
     batch_size: int,
-    quantities: Sequence[str],
+    names: Sequence[str],
     evaluate: Evaluate = model_evaluate,
 ) -> dict[str, LabelledPairs]:
-    """Return label and prediction of every labelled entry of the named quantities (those that have any)."""
+    """Return label and prediction of every labelled entry of the named measures (those that have any)."""
     found: dict[str, list[LabelledPairs]] = {}
     present = labelled(graphs)
-    wanted = [QUANTITIES[name] for name in quantities if QUANTITIES[name].label in present]
-    compute = derived_outputs(quantity.label for quantity in wanted)
+    known = measures()
+    wanted = [(row.name, measure) for row, measure in map(known.__getitem__, names) if row.name in present]
+    compute = derived_outputs(label for label, _ in wanted)
     with weights_in_place(model, parameters_of(model)):
         for chunk in _chunks(graphs, batch_size):
             batch = collate(chunk).to(device_of(model))
             predictions = {n: _detached(v) for n, v in evaluate(model, batch, compute).items()}
-            for quantity in wanted:
-                if not _predicted([quantity.label], predictions):
+            for label, measure in wanted:
+                if not _predicted([label], predictions):
                     continue
-                pair = compare(quantity.label, predictions, batch)
-                predicted, target, valid = entries_of(quantity, pair, atoms_per_graph(batch))
-                found.setdefault(quantity.name, []).append(
+                pair = compare(label, predictions, batch)
+                predicted, target, valid = entries_of(measure, pair, atoms_per_graph(batch))
+                found.setdefault(measure.name, []).append(
                     LabelledPairs(target[valid].cpu(), predicted[valid].cpu())
                 )
     return {

@@ -1,4 +1,4 @@
-"""Where each label's prediction stands, and the masked difference that losses and metrics share.
+"""Labels beside their predictions: the masked difference that losses and metrics share.
 
 Sizes: ``n_graphs`` and ``n_atoms`` count a batch; an *entry* is one number of a label.
 """
@@ -16,30 +16,9 @@ from lsf.data.graph import AtomGraph
 from lsf.data.lazy import LazyGraphs
 from lsf.errors import LsfError, Problem
 from lsf.machine.geometric import Batch
-from lsf.recipe.quantities import PROPERTIES
+from lsf.recipe.quantities import LABELS, OUTPUTS
 
 Predictions = Mapping[str, Tensor | None]
-
-
-@attrs.frozen
-class Prediction:
-    """How a labelled property is predicted: the output's name, and what must be differentiated for it."""
-
-    output: str
-    compute: frozenset[str] = frozenset()
-
-
-PREDICTED_BY: Final[dict[str, Prediction]] = {
-    "energy": Prediction("energy"),
-    "forces": Prediction("forces", frozenset({"forces"})),
-    "stress": Prediction("stress", frozenset({"stress"})),
-    "virials": Prediction("virial", frozenset({"virial"})),
-    "dipole": Prediction("dipole"),
-    "polarizability": Prediction("polarizability"),
-    "total_charge": Prediction("total_charge"),
-    "atomic_multipoles": Prediction("density_coefficients"),
-    "electrostatic_potentials": Prediction("potential", frozenset({"potential"})),
-}
 
 
 @attrs.frozen
@@ -94,16 +73,18 @@ def compare(name: str, predictions: Predictions, batch: Batch) -> Comparison:
 
     Raises :class:`lsf.errors.LsfError` when the model does not predict the property.
     """
-    predicted = predictions.get(PREDICTED_BY[name].output)
+    row = LABELS[name]
+    output = row.prediction.output
+    predicted = predictions.get(output)
     if predicted is None:
         available = sorted(key for key, value in predictions.items() if value is not None)
         raise LsfError(
-            f"the property {name!r} needs the model output {PREDICTED_BY[name].output!r}, which this model "
+            f"the property {name!r} needs the model output {output!r}, which this model "
             f"does not provide; it provides {', '.join(available)}"
         )
     target = batch[f"target_{name}"]
     weight = batch[f"weight_{name}"]
-    if PROPERTIES[name].level == "atom":
+    if row.level == "atom":
         graph = batch.batch
         weight = weight[graph]
     else:
@@ -114,15 +95,15 @@ def compare(name: str, predictions: Predictions, batch: Batch) -> Comparison:
 
 def derived_outputs(names: Iterable[str]) -> frozenset[str]:
     """Return what has to be differentiated to predict the named properties."""
-    return frozenset().union(*(PREDICTED_BY[name].compute for name in names))
+    return frozenset().union(*(OUTPUTS[name].prediction.compute for name in names))
 
 
 def labelled(graphs: Sequence[AtomGraph]) -> tuple[str, ...]:
     """Return the properties that at least one of the graphs has a label for, in table order."""
     if isinstance(graphs, LazyGraphs):
-        return tuple(name for name in PREDICTED_BY if name in graphs.labelled)
+        return tuple(name for name in LABELS if name in graphs.labelled)
     return tuple(
-        name for name in PREDICTED_BY if any(bool((graph[f"weight_{name}"] > 0.0).any()) for graph in graphs)
+        name for name in LABELS if any(bool((graph[f"weight_{name}"] > 0.0).any()) for graph in graphs)
     )
 
 

@@ -18,8 +18,9 @@ from lsf.electrostatics.settings import Electrostatics
 from lsf.machine.geometric import Batch
 from lsf.options import at_least, option
 from lsf.recipe.catalog import catalog
+from lsf.recipe.quantities import LABELS
 from lsf.recipe.schema import LossTerm
-from lsf.train.objective.labels import PREDICTED_BY, Comparison, Predictions, atoms_per_graph, compare
+from lsf.train.objective.labels import Comparison, Predictions, atoms_per_graph, compare
 
 
 class Term(NamedTuple):
@@ -69,7 +70,7 @@ class Loss:
     @property
     def compute(self) -> frozenset[str]:
         """Outputs that have to be derived by differentiation for this term."""
-        return PREDICTED_BY[self.needs].compute
+        return LABELS[self.needs].prediction.compute
 
     def term(self, predictions: Predictions, batch: Batch) -> Term:
         """Return sum and count of the weighted squares of a batch (scalars, the square of the unit)."""
