@@ -18,7 +18,8 @@ from lsf.cli import build_parser
 from lsf.data.loader import load_data
 from lsf.models.derivatives import DERIVED, evaluate
 from lsf.recipe.catalog import Catalog, catalog, own_folder
-from lsf.recipe.quantities import PROPERTIES
+from lsf.recipe.old_names import ERROR_TABLES
+from lsf.recipe.quantities import OUTPUTS, PROPERTIES, measures, row_of_output
 from lsf.recipe.rules import resolve
 from lsf.recipe.schema import Checks
 from tests.formats.test_package import small_model, stored
@@ -213,6 +214,35 @@ def test_every_property_and_check_is_on_the_data_page() -> None:
         assert ("label" in row) == item.label
     for field in attrs.fields(Checks):
         assert f"`{field.name}`" in PAGES["docs/data.md"], field.name
+
+
+def test_every_error_column_is_on_the_losses_page_with_its_unit_and_statistics() -> None:
+    section = PAGES["docs/losses.md"].partition("## Error tables")[2]
+    for name, (label, measure) in measures().items():
+        (row,) = re.findall(rf"^\| `{name}` \| (`{label.name}`.*)$", section, re.MULTILINE)
+        *_, heading, unit, given = (cell.strip() for cell in row.strip(" |").split("|"))
+        assert (heading, unit) == (measure.symbol, measure.shown_unit)
+        assert given == ", ".join(measure.statistics)
+
+
+def test_old_error_tables_are_on_the_migration_page() -> None:
+    for name, columns in ERROR_TABLES.items():
+        listed = ", ".join(f"`{column}`" for column in columns)
+        assert f"| `{name}` | {listed} |" in PAGES["docs/migration.md"]
+
+
+def test_the_table_has_every_output_and_tells_which_are_derivatives() -> None:
+    model, recipe = small_model()
+    batch = batch_of([water(1)], model, recipe.electrostatics)
+    outputs, always = evaluate(model, batch, DERIVED), evaluate(model, batch, ())
+    for name, value in outputs.items():
+        row = row_of_output(name)
+        rows = {"frame": 1, "atom": 3, "pair": 9}[row.level]
+        shape = (9,) if row.level == "pair" else tuple(4 if size == -1 else size for size in row.shape)
+        assert value.shape == (rows, *shape), name
+        assert row.prediction.derived == (name not in always)
+    # and nothing else: a model without the readout has no polarizability
+    assert {row.prediction.output for row in OUTPUTS.values()} - {"polarizability"} <= set(outputs)
 
 
 def test_every_output_is_on_the_models_page() -> None:

@@ -215,7 +215,10 @@ def test_a_model_without_charges_writes_none(tmp_path, data):
     assert "dipole" not in metrics.rmse()
     for atoms in read(tmp_path / "labelled.xyz", ":"):
         written = {key for key in (*atoms.info, *atoms.arrays) if key.startswith("lsf_")}
-        expected = {"lsf_energy", "lsf_energy_atomic", "lsf_energy_short_range", "lsf_forces"}
+        expected = {
+            f"lsf_{name}"
+            for name in ("energy", "energy_atomic", "energy_short_range", "energy_readout", "forces")
+        }
         assert written - {"lsf_stress"} == expected
 
 
