@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 
 from lsf.electrostatics.plan import cache as plan_cache
+from lsf.electrostatics.settings import Electrostatics
 from lsf.engines.ase import coulomb
 from lsf.engines.ase.coulomb import CoulombCalculator
 from lsf.errors import BoundaryError, LsfError
@@ -280,3 +281,14 @@ def test_bad_input_ends_in_one_clear_message() -> None:
         CoulombCalculator(backend="meshes")
     with pytest.raises(LsfError, match=r"electric_field: found .* expected 3 finite numbers"):
         CoulombCalculator(electric_field=[0.0, float("inf"), 0.0])
+
+
+def test_settings_of_a_recipe_in_place_of_single_ones() -> None:
+    settings = Electrostatics(boundary="pbc", multipoles_max_l=1, smearing_width=0.9, correction="dipole")
+    whole, single = charged(), charged()
+    whole.calc = CoulombCalculator(settings=settings)
+    single.calc = CoulombCalculator(smearing_width=0.9, boundary="pbc", correction="dipole")
+    assert whole.calc.settings == single.calc.settings == settings
+    assert whole.get_potential_energy() == single.get_potential_energy()
+    with pytest.raises(LsfError, match="found settings and single ones besides; expected one of the two"):
+        CoulombCalculator(max_l=0, settings=settings)

@@ -43,6 +43,7 @@ class CoulombCalculator(TrackingCalculator):
     correction : how images of slabs are removed: exact, or dipole, the older approximation
     backend : what evaluates the sums: auto, direct, mesh or kernel
     mesh_accuracy : relative error of the forces that a mesh may add
+    settings : all of these at once, for example ``recipe.electrostatics``, in place of the single ones
 
     The multipoles have ``(max_l + 1)²`` columns ``[Q, d_y, d_z, d_x, …]`` in e Å^l
     (:mod:`lsf.electrostatics.multipoles`); charges alone may be one-dimensional. They stay as they are when
@@ -78,10 +79,11 @@ class CoulombCalculator(TrackingCalculator):
         correction: str = "exact",
         backend: str = "auto",
         mesh_accuracy: float = DEFAULT_ACCURACY,
+        settings: Electrostatics | None = None,
     ) -> None:
         super().__init__(electric_field, external_field_key)
         try:
-            self.settings = Electrostatics(
+            given = Electrostatics(
                 boundary=boundary,
                 multipoles_max_l=max_l,
                 smearing_width=smearing_width,
@@ -93,6 +95,12 @@ class CoulombCalculator(TrackingCalculator):
             )
         except ValueError as error:
             raise LsfError(f"CoulombCalculator: {error}") from error
+        if settings is not None and given != Electrostatics(boundary="mixed_periodic"):
+            raise LsfError(
+                "CoulombCalculator: found settings and single ones besides; expected one of the two, for "
+                "example attrs.evolve(settings, smearing_width=1.0)"
+            )
+        self.settings = given if settings is None else settings
         self.multipoles_key = multipoles_key
         self._multipoles: Array | None = None
         self._plans = PlanCache()
