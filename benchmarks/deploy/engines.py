@@ -95,7 +95,9 @@ def prepared(task: dict[str, Any], atoms: Atoms) -> Callable[[], Any]:
         batch = collate(compiled._graphs([atoms]), labels=False)
         return lambda: compiled.model(batch)
     from lsf.formats.torchscript.read import ScriptFile
+    from lsf.machine.allocator import keep_freed_memory_in_simulations
 
+    keep_freed_memory_in_simulations()  # as every simulation program does
     file = ScriptFile(task["model"])
     inputs = file.inputs([atoms])
     return lambda: file.evaluate(inputs)

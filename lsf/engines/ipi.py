@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsf.errors import LsfError, MissingExtraError
+from lsf.machine.allocator import keep_freed_memory_in_simulations
 
 try:
     from ipi.pes.dummy import Dummy_driver
@@ -73,6 +74,7 @@ class LsfDriver(Dummy_driver):  # type: ignore[misc]
 
         atoms = read(self.template)
         file = ScriptFile(self.model)
+        keep_freed_memory_in_simulations()
         if file.metadata["formal_charges"] == "from_data":
             charges = atoms.arrays.get("formal_charges")
             if charges is None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lsf.errors import LsfError, MissingExtraError
 from lsf.formats.torchscript.read import ScriptFile, ScriptSystem
+from lsf.machine.allocator import keep_freed_memory_in_simulations
 
 Array = NDArray[np.float64]
 
@@ -59,6 +60,7 @@ class LsfEnergy:
     def _load(self) -> None:
         self._last: Array | None = None
         loaded = ScriptFile(self.path)
+        keep_freed_memory_in_simulations()
         if loaded.metadata["formal_charges"] == "from_data" and self.formal_charges is None:
             raise LsfError("this model needs formal_charges, one per particle")
         self._system = ScriptSystem(loaded, self.symbols, **self.state)

@@ -13,6 +13,7 @@ from torch import Tensor
 from lsf.data.neighbors import NeighborCache
 from lsf.errors import LsfError, MissingExtraError
 from lsf.formats.torchscript.read import ScriptFile, check_state, collated, structure_inputs
+from lsf.machine.allocator import keep_freed_memory_in_simulations
 
 try:
     from torch_sim.models.interface import ModelInterface
@@ -53,6 +54,7 @@ class LsfModel(ModelInterface):  # type: ignore[misc]
         self.skin = skin
         self._neighbors: list[NeighborCache] = []  # by system
         self.file = ScriptFile(file, str(device))
+        keep_freed_memory_in_simulations()
         self._device, self._dtype = torch.device(device), dtype
         self._compute_stress = self._compute_forces = True
         self._memory_scales_with = "n_atoms_x_density"

@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
+from lsf.engines.openmm import LsfEnergy
+from lsf.formats.torchscript.read import ScriptFile
 from lsf.machine import allocator
 from lsf.machine.allocator import keep_freed_memory
+from tests.engines.engines import exported
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 
@@ -43,6 +46,18 @@ def test_simulations_say_it_once(caplog, monkeypatch):
         allocator.keep_freed_memory_in_simulations()
         allocator.keep_freed_memory_in_simulations()
     assert caplog.messages == ["kept"]
+
+
+def test_a_simulation_changes_the_allocator_and_reading_a_file_does_not(tmp_path, monkeypatch):
+    _, path = exported(tmp_path, "realspace")
+    calls = []
+    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: calls.append("kept"))
+    allocator.keep_freed_memory_in_simulations.cache_clear()
+    ScriptFile(path)
+    assert not calls
+    LsfEnergy(path, ["O", "H", "H"], periodic=False)
+    assert calls == ["kept"]
+    allocator.keep_freed_memory_in_simulations.cache_clear()
 
 
 @pytest.mark.parametrize(

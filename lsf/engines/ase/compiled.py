@@ -14,6 +14,7 @@ from lsf.data.graph import collate
 from lsf.engines.ase.calculator import LsfCalculator
 from lsf.errors import LsfError
 from lsf.formats.aoti.read import MISSING, PackageFile
+from lsf.machine.allocator import keep_freed_memory_in_simulations
 
 if TYPE_CHECKING:
     from lsf.formats.model_file.file import LoadedModel
@@ -30,6 +31,7 @@ class CompiledCalculator(LsfCalculator):
     def __init__(self, file: PackageFile | str | Path, device: str = "cpu", **settings: Any) -> None:
         package = file if isinstance(file, PackageFile) else PackageFile(file, device)
         # what the calculator asks of a loaded model, a package has, too
+        keep_freed_memory_in_simulations()
         super().__init__(cast("LoadedModel", package), device, **settings)
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:

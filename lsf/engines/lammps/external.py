@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lsf.errors import LsfError, MissingExtraError
 from lsf.formats.torchscript.read import ScriptFile, ScriptSystem
+from lsf.machine.allocator import keep_freed_memory_in_simulations
 
 Array = NDArray[Any]
 Field = Sequence[str | float]
@@ -73,6 +74,7 @@ class LammpsModel:
         self.field = None if electric_field is None else list(electric_field)
         self.comm = _communicator()
         self.file = ScriptFile(file)
+        keep_freed_memory_in_simulations()
         self.skin = skin
         self.failure: Exception | None = None
         self._check()

@@ -21,7 +21,6 @@ from lsf.data.graph import graph_tensors
 from lsf.data.statistics import DataFacts
 from lsf.errors import LsfError, ModelFileError
 from lsf.formats.metadata import checked_metadata
-from lsf.machine.allocator import keep_freed_memory_in_simulations
 from lsf.models.message_passing.compiled.executor import compiled_blocks
 from lsf.models.message_passing.compiled.functions import BlockFunction, BlockFunctions
 from lsf.models.message_passing.compiled.recording import recorded_inputs
@@ -103,7 +102,6 @@ class PackageFile:
                 f"{torch.__version__}: export the model on this machine"
             ) from error
         self.model = PackagedModel(runners, self.metadata)
-        keep_freed_memory_in_simulations()
 
     @property
     def cutoff(self) -> float:

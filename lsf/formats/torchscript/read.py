@@ -23,7 +23,6 @@ from lsf.data.tables import joined
 from lsf.errors import LsfError, ModelFileError
 from lsf.formats.metadata import checked_metadata
 from lsf.machine import torchscript
-from lsf.machine.allocator import keep_freed_memory_in_simulations
 
 FORMAT: Final = "lsf-torchscript"
 FORMAT_VERSION: Final = 1
@@ -65,7 +64,6 @@ class ScriptFile:
                 "export the model anew"
             )
         self.module.eval()
-        keep_freed_memory_in_simulations()
 
     @property
     def cutoff(self) -> float:
