@@ -26,7 +26,7 @@ from rich.console import Console
 from benchmarks.backbone import growth as tables
 from benchmarks.backbone.systems import LEVELS, R_MAX
 from benchmarks.bars import Bar, arguments, report
-from benchmarks.deploy.models import write_model, write_package
+from benchmarks.deploy.models import USES, write_model, write_package
 from benchmarks.workers import ROOT, Worker, environment_python
 
 HERE = Path(__file__).resolve().parent
@@ -174,10 +174,9 @@ def compiled(bench: Bench) -> None:
         bench.console.print("what is compiled is left out")
         return
     task = {"system": "water", "n_atoms": 192}
-    model = 'use = "MACE"\nlast_layer = "scalars"'
     with tempfile.TemporaryDirectory() as folder:
         levels = {"r_max": R_MAX, **LEVELS}
-        package = write_package(write_model(Path(folder), "water", model, levels, "float64", 86.0))
+        package = write_package(write_model(Path(folder), "water", USES["short"], levels, "float64", 86.0))
         ours = {"package": package}
         inferring = {**task, "mode": "inference"}
         bench.ratio("inference, AOTI, 192 atoms", inferring, {False: 10.0, True: 6.0}, compiled=ours)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from lsf.data.statistics import DataFacts
-from lsf.formats.model_file.file import load_model, save_model
+from lsf.formats.model_file.file import load_model
 from lsf.formats.write import exporter
-from lsf.models.build import build_model
-from lsf.recipe.read import read_recipe_text
+from tests.builders import model_file, small_recipe
 
 LEVELS: Final[dict[str, Any]] = {
     "r_max": 4.5,
@@ -20,47 +19,23 @@ LEVELS: Final[dict[str, Any]] = {
 }
 """As in recipes/water_split.toml."""
 
-USES: Final = {
-    "charges": 'use = "LocalSplitCharges"\nformal_charges = {H = 1.0, O = -2.0}',
-    "short": 'use = "MACE"\nlast_layer = "scalars"',  # as mace-torch has it
+USES: Final[dict[str, Any]] = {
+    "charges": {"use": "LocalSplitCharges", "formal_charges": {"H": 1.0, "O": -2.0}},
+    "short": {"use": "MACE", "last_layer": "scalars"},  # as mace-torch has it
 }
 
-RECIPE: Final = """
-schema = 1
-name = "water"
-dtype = "{dtype}"
-[data]
-train = "water.xyz"
-valid_fraction = 0.2
-[heads.default.info_keys]
-energy = "energy"
-[heads.default.arrays_keys]
-forces = "forces"
-[model]
-{model}
-scale = 0.05 # eV: forces of random weights that a step of 0.5 fs follows
-{levels}
-[electrostatics]
-boundary = "pbc"
-[[stages]]
-name = "one"
-epochs = 1
-lr = 0.01
-loss = {{forces = 1.0}}
-"""
+SCALE: Final = 0.05
+"""eV: forces of random weights that a step of 0.5 fs follows."""
 
 
 def write_model(
-    folder: Path, name: str, model: str, levels: dict[str, Any], dtype: str, neighbors: float
+    folder: Path, name: str, model: dict[str, Any], levels: dict[str, Any], dtype: str, neighbors: float
 ) -> Path:
-    """Write an untrained model of water; ``model`` are lines of its recipe. Return the file."""
-    lines = "\n".join(
-        f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}"
-        for key, value in levels.items()
-    )
+    """Write an untrained model of water; ``model`` and ``levels`` are its settings. Return the file."""
     facts = DataFacts((1, 8), {1: 0.0, 8: 0.0}, neighbors, {"train": 1})
-    recipe = read_recipe_text(RECIPE.format(model=model, levels=lines, dtype=dtype), "benchmark")
-    return save_model(build_model(recipe, facts), folder / f"{name}.safetensors", recipe, facts)
+    settings = {"max_ell": None, "radial_mlp": None, **model, "scale": SCALE, **levels}
+    recipe = small_recipe(settings, {"boundary": "pbc"}, name="water", seed=0, dtype=dtype)
+    return model_file(folder, recipe, facts, name=name)
 
 
 def write_models(folder: Path) -> dict[tuple[str, str], str]:

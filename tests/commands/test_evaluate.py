@@ -12,57 +12,22 @@ import lsf
 from lsf.commands.evaluate import evaluate_file
 from lsf.data.readers.choose import read_frames
 from lsf.data.readers.shards import write_shards
-from lsf.data.statistics import DataFacts
 from lsf.errors import DataError, LsfError, ModelFileError
-from lsf.formats.model_file.file import save_model
-from lsf.models.build import build_model
-from lsf.recipe.read import read_recipe_text
 from lsf.recipe.schema import Head
+from tests.builders import SPLIT, model_file, small_recipe
 from tests.models.helpers import CHARGES, triclinic_salt, water
 
-RECIPE = """
-schema = 1
-name = "small"
-[data]
-train = "frames.xyz"
-valid_fraction = 0.2
-[heads.default.info_keys]
-energy = "REF_energy"
-dipole = "REF_dipole"
-total_charge = "total_charge"
-external_field = "external_field"
-[heads.default.arrays_keys]
-forces = "REF_forces"
-charges = "formal_charges"
-[model]
-use = "{use}"
-r_max = 3.5
-hidden_irreps = "4x0e + 4x1o"
-max_ell = 2
-radial_mlp = [8, 8]
-{options}
-[electrostatics]
-boundary = "{boundary}"
-[[stages]]
-name = "one"
-epochs = 1
-lr = 0.01
-loss = {{forces = 1.0}}
-"""
-FACTS = DataFacts(
-    (1, 8, 11, 17), {1: -13.6, 8: -430.0, 11: -5.0, 17: -460.0}, 7.3, {"train": 4}, {"train": {"frames": 4}}
-)
-TABLE = "formal_charges = {H = 1.0, O = -2.0, Na = 1.0, Cl = -1.0}"
+INFO = {"dipole": "REF_dipole", "total_charge": "total_charge", "external_field": "external_field"}
 
 
-def model_file(folder, use="LocalSplitCharges", options=TABLE, boundary="auto"):
-    recipe = read_recipe_text(RECIPE.format(use=use, options=options, boundary=boundary), "test")
-    return save_model(build_model(recipe, FACTS), folder / "small.safetensors", recipe, FACTS)
+def labelling_model(folder, model=SPLIT, boundary="auto"):
+    recipe = small_recipe(model, {"boundary": boundary}, INFO, {"charges": "formal_charges"}, seed=0)
+    return model_file(folder, recipe)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return model_file(tmp_path_factory.mktemp("model"), options=f"{TABLE}\npolarizability = true")
+    return labelling_model(tmp_path_factory.mktemp("model"), {**SPLIT, "polarizability": True})
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +175,7 @@ def test_labels_that_ase_moves_into_a_calculator_are_found_and_kept(model, tmp_p
 
 
 def test_a_model_without_charges_writes_none(tmp_path, data):
-    path = model_file(tmp_path, "MACE", options="", boundary="auto")
+    path = labelling_model(tmp_path, {"use": "MACE"})
     metrics = evaluate_file(path, data, tmp_path / "labelled.xyz")
     assert "dipole" not in metrics.rmse()
     for atoms in read(tmp_path / "labelled.xyz", ":"):
@@ -223,7 +188,7 @@ def test_a_model_without_charges_writes_none(tmp_path, data):
 
 
 def test_formal_charges_from_the_data(tmp_path, data, structures):
-    path = model_file(tmp_path, options='formal_charges = "from_data"')
+    path = labelling_model(tmp_path, {**SPLIT, "formal_charges": "from_data"})
     evaluate_file(path, data, tmp_path / "labelled.xyz")
     for atoms in read(tmp_path / "labelled.xyz", ":"):
         expected = atoms.arrays["formal_charges"].sum()
@@ -285,7 +250,7 @@ def test_inputs_that_are_no_numbers_are_refused(model, tmp_path):
 
 
 def test_periodicity_the_boundary_method_cannot_treat(tmp_path, data):
-    path = model_file(tmp_path, boundary="realspace")
+    path = labelling_model(tmp_path, boundary="realspace")
     with pytest.raises(DataError, match=r"frames\.xyz, frame 1: electrostatics\.boundary"):
         evaluate_file(path, data)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,49 +15,18 @@ from ase.io.cube import read_cube
 
 import lsf
 from lsf import cli
-from lsf.data.statistics import DataFacts
 from lsf.electrostatics.potential.structure import ChargedStructure
 from lsf.electrostatics.potential.values import potential_at
-from lsf.formats.model_file.file import save_model
-from lsf.models.build import build_model
-from lsf.recipe.read import read_recipe_text
-
-RECIPE = """
-schema = 1
-name = "salt"
-[data]
-train = "frames.xyz"
-valid_fraction = 0.2
-[heads.default.info_keys]
-energy = "REF_energy"
-external_field = "field"
-[model]
-use = "{model}"
-r_max = 3.5
-hidden_irreps = "4x0e + 4x1o"
-max_ell = 2
-radial_mlp = [8, 8]
-{charges}
-[electrostatics]
-boundary = "{boundary}"
-multipoles_max_l = 0
-smearing_width = 0.8
-[[stages]]
-name = "one"
-epochs = 1
-lr = 0.01
-loss = {{energy_per_atom = 1.0}}
-"""
-CHARGES = "formal_charges = {H = 0.4, O = -0.8, Na = 1.0, Cl = -1.0}"
-ENERGIES = {1: -13.6, 8: -430.0, 11: -5.0, 17: -460.0}
+from tests.builders import model_file, small_recipe
 
 
 def stored(folder: Path, boundary: str = "auto", model: str = "FixedChargeBaselinedMACE") -> Path:
-    charges = CHARGES if model == "FixedChargeBaselinedMACE" else ""
-    recipe = read_recipe_text(RECIPE.format(model=model, charges=charges, boundary=boundary), "test")
-    facts = DataFacts(tuple(ENERGIES), ENERGIES, 7.3, {"train": 4}, {"train": {"frames": 4}})
-    torch.manual_seed(0)
-    return save_model(build_model(recipe, facts), folder / "salt.safetensors", recipe, facts, {})
+    options: dict[str, Any] = {"use": model}
+    if model == "FixedChargeBaselinedMACE":
+        options["formal_charges"] = {"H": 0.4, "O": -0.8, "Na": 1.0, "Cl": -1.0}
+    settings = {"boundary": boundary, "multipoles_max_l": 0, "smearing_width": 0.8}
+    recipe = small_recipe(options, settings, {"external_field": "field"}, name="salt", seed=0)
+    return model_file(folder, recipe, name="salt")
 
 
 def slab() -> Atoms:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from ase import Atoms
 
 import lsf
-from lsf.data.statistics import DataFacts
-from lsf.formats.model_file.file import LoadedModel, save_model
+from lsf.formats.model_file.file import LoadedModel
 from lsf.formats.onnx.write import OnnxOptions, export_onnx
 from lsf.formats.torchscript.write import TorchScriptOptions, export_torchscript
-from lsf.models.build import build_model
-from lsf.recipe.read import read_recipe_text
-from tests.formats.test_package import RECIPE
+from tests.builders import CHARGES, SALT, SPLIT, model_file, small_recipe
 from tests.models.helpers import salt_slab, triclinic_salt, water
 
-FACTS = DataFacts((1, 8, 11, 17), {1: -13.6, 8: -430.0, 11: -5.0, 17: -460.0}, 7.3, {"train": 4})
+FACTS = SALT
 
 
 def exported(
     folder,
     boundary="pbc",
-    charges="{H = 1.0, O = -2.0, Na = 1.0, Cl = -1.0}",
+    charges=CHARGES,
     dtype=None,
     backend="direct",
 ):
@@ -39,13 +35,11 @@ def exported_onnx(folder, boundary="pbc"):
     return loaded, folder / "small.onnx"
 
 
-def stored(folder, boundary, charges="{H = 1.0, O = -2.0, Na = 1.0, Cl = -1.0}", backend="direct"):
+def stored(folder, boundary, charges=CHARGES, backend="direct"):
     """Write a small untrained model and return it."""
-    text = RECIPE.format(dtype="float64").replace('"realspace"', f'"{boundary}"\nbackend = "{backend}"')
-    text = text.replace("{H = 1.0, O = -2.0, Na = 1.0, Cl = -1.0}", charges)
-    recipe = read_recipe_text(text, "test")
-    torch.manual_seed(5)
-    source = save_model(build_model(recipe, FACTS), folder / "small.safetensors", recipe, FACTS)
+    settings = {"boundary": boundary, "backend": backend}
+    recipe = small_recipe({**SPLIT, "formal_charges": charges}, settings)
+    source = model_file(folder, recipe, FACTS)
     return lsf.load(source)
 
 

@@ -134,7 +134,7 @@ def test_fix_external_in_a_field_that_is_a_variable(tmp_path):
 
 
 def test_charges_can_be_read_from_the_atoms(tmp_path):
-    loaded, path = exported(tmp_path, charges='"from_data"')
+    loaded, path = exported(tmp_path, charges="from_data")
     atoms = structures()["ortho"]
     lmp = instance(atoms)
     from lsf.engines.lammps.external import LammpsModel
@@ -338,7 +338,7 @@ def test_per_atom_energies_of_the_pair_style(tmp_path, library, name, boundary):
 
 @pytest.mark.slow
 def test_the_pair_style_reads_charges_from_the_atoms(tmp_path, library):
-    loaded, path = exported(tmp_path, charges='"from_data"')
+    loaded, path = exported(tmp_path, charges="from_data")
     atoms = structures()["ortho"]
     lmp = paired(atoms, path, library)
     lmp.commands_list(["set type 1 charge 0.8", "set type 2 charge -0.8", "run 0"])

@@ -10,17 +10,14 @@ import pytest
 
 import lsf
 from lsf.electrostatics.plan import cache as plan_cache
-from lsf.formats.model_file.file import LoadedModel, save_model
-from lsf.models.build import build_model
-from lsf.recipe.read import read_recipe_text
-from tests.formats.test_package import FACTS, RECIPE
+from lsf.formats.model_file.file import LoadedModel
+from tests.builders import WATER, model_file, small_recipe
 from tests.models.helpers import water
 
 
 @pytest.fixture
 def loaded(tmp_path: Path) -> LoadedModel:
-    recipe = read_recipe_text(RECIPE.format(dtype="float64").replace("realspace", "auto"), "test")
-    return lsf.load(save_model(build_model(recipe, FACTS), tmp_path / "m.safetensors", recipe, FACTS, {}))
+    return lsf.load(model_file(tmp_path, small_recipe(electrostatics={"boundary": "auto"}), WATER))
 
 
 def wet_cell(pbc: bool | tuple[bool, bool, bool]):

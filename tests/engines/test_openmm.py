@@ -129,6 +129,6 @@ def test_what_is_refused_before_anything_moves(tmp_path):
         lsf_force(path, ["K"], True)
     with pytest.raises(LsfError, match="total_charge = 1: the model small does not see it"):
         lsf_force(path, ["Na"], True, total_charge=1.0)
-    _, path = exported(tmp_path, charges='"from_data"')
+    _, path = exported(tmp_path, charges="from_data")
     with pytest.raises(LsfError, match="needs formal_charges, one per particle"):
         lsf_force(path, ["Na"], True)

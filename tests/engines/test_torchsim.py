@@ -27,7 +27,7 @@ def test_torch_sims_own_validation(tmp_path, monkeypatch):
 
     facts = DataFacts((14, 26), {14: -8.0, 26: -9.0}, 7.3, {"train": 4})  # the elements of its structures
     monkeypatch.setattr(engines, "FACTS", facts)
-    _, path = exported(tmp_path, charges="{Si = 0.0, Fe = 0.0}")
+    _, path = exported(tmp_path, charges={"Si": 0.0, "Fe": 0.0})
     validate_model_outputs(LsfModel(path), torch.device("cpu"), torch.float64)
 
 
@@ -108,6 +108,6 @@ def test_what_is_refused(tmp_path):
     atoms.cell = np.eye(3) * 20.0
     with pytest.raises(LsfError, match="cannot treat a structure with 0 periodic directions"):
         LsfModel(path)(ts.io.atoms_to_state([atoms], device, torch.float64))
-    _, path = exported(tmp_path, charges='"from_data"')
+    _, path = exported(tmp_path, charges="from_data")
     with pytest.raises(LsfError, match="needs formal_charges_from"):
         LsfModel(path)

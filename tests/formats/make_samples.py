@@ -10,47 +10,33 @@ import json
 from pathlib import Path
 
 import lsf
-from lsf.data.statistics import DataFacts
-from lsf.formats.model_file.file import save_model
 from lsf.formats.model_file.upgrades import FORMAT_VERSION
-from lsf.models.build import build_model
-from lsf.recipe.read import read_recipe_text
+from tests.builders import WATER, model_file, small_recipe
 from tests.models.helpers import water
 
 FOLDER = Path(__file__).parent / "samples"
-FACTS = DataFacts((1, 8), {1: -13.6, 8: -430.0}, 7.3, {"train": 4}, {"train": {"frames": 4}})
-MODELS = {
-    "split": 'use = "LocalSplitCharges"\nformal_charges = {H = 1.0, O = -2.0}\npolarizability = true',
-    "mace": 'use = "MACE"\nradial_basis = "gaussian"\nlast_layer = "scalars"\nshift = 0.5\nscale = 2.0',
+SETTINGS = {
+    "r_max": 3.5,
+    "hidden_irreps": "2x0e + 2x1o",
+    "max_ell": 1,
+    "correlation": 2,
+    "num_radial": 4,
+    "radial_mlp": [4],
 }
-RECIPE = """
-schema = 1
-name = "{name}"
-seed = 3
-dtype = "float64"
-[data]
-train = "frames.xyz"
-valid_fraction = 0.2
-[heads.default.info_keys]
-energy = "REF_energy"
-[heads.default.arrays_keys]
-forces = "REF_forces"
-[model]
-{model}
-r_max = 3.5
-hidden_irreps = "2x0e + 2x1o"
-max_ell = 1
-correlation = 2
-num_radial = 4
-radial_mlp = [4]
-[electrostatics]
-boundary = "realspace"
-[[stages]]
-name = "one"
-epochs = 1
-lr = 0.01
-loss = {{forces = 1.0}}
-"""
+MODELS = {
+    "split": {
+        "use": "LocalSplitCharges",
+        "formal_charges": {"H": 1.0, "O": -2.0},
+        "polarizability": True,
+    },
+    "mace": {
+        "use": "MACE",
+        "radial_basis": "gaussian",
+        "last_layer": "scalars",
+        "shift": 0.5,
+        "scale": 2.0,
+    },
+}
 
 
 def results(path: Path) -> dict[str, list]:
@@ -69,9 +55,8 @@ def main() -> None:
     """Write files and numbers."""
     FOLDER.mkdir(exist_ok=True)
     for name, model in MODELS.items():
-        recipe = read_recipe_text(RECIPE.format(name=name, model=model), "sample")
-        path = FOLDER / f"format_{FORMAT_VERSION}_{name}.safetensors"
-        save_model(build_model(recipe, FACTS), path, recipe, FACTS, {"epoch": 1})
+        recipe = small_recipe({**SETTINGS, **model}, name=name, dtype="float64")
+        path = model_file(FOLDER, recipe, WATER, {"epoch": 1}, f"format_{FORMAT_VERSION}_{name}")
         path.with_suffix(".json").write_text(json.dumps(results(path)) + "\n")
 
 

@@ -93,7 +93,7 @@ def test_ase_and_ipi_give_the_numbers_of_the_model(tmp_path):
 @needs_metatomic
 @pytest.mark.slow
 def test_what_metatomic_has_no_place_for_is_refused(tmp_path):
-    loaded, _ = exported(tmp_path, "auto", charges='"from_data"')
+    loaded, _ = exported(tmp_path, "auto", charges="from_data")
     with pytest.raises(ExportError, match="reads formal charges from data"):
         exporter("metatomic")(loaded, tmp_path / "small.metatomic")
     assert not (tmp_path / "small.metatomic").exists()

@@ -15,41 +15,14 @@ from lsf.errors import ModelFileError
 from lsf.formats.model_file.file import FORMAT_VERSION, HEADER_KEY, load_model, read_header, save_model
 from lsf.models.build import build_model
 from lsf.models.derivatives import evaluate
-from lsf.recipe.read import read_recipe_text
+from tests.builders import small_recipe
 from tests.models.helpers import batch_of, water
 
-RECIPE = """
-schema = 1
-name = "small"
-seed = 3
-dtype = "{dtype}"
-[data]
-train = "frames.xyz"
-valid_fraction = 0.2
-[heads.default.info_keys]
-energy = "REF_energy"
-[heads.default.arrays_keys]
-forces = "REF_forces"
-[model]
-use = "LocalSplitCharges"
-r_max = 3.5
-hidden_irreps = "4x0e + 4x1o"
-max_ell = 2
-radial_mlp = [8, 8]
-formal_charges = {{H = 1.0, O = -2.0, Na = 1.0, Cl = -1.0}}
-[electrostatics]
-boundary = "realspace"
-[[stages]]
-name = "one"
-epochs = 1
-lr = 0.01
-loss = {{forces = 1.0}}
-"""
 FACTS = DataFacts((1, 8), {1: -13.605693, 8: -430.1234567890123}, 7.3, {"train": 4}, {"train": {"frames": 4}})
 
 
 def small_model(dtype="float64"):
-    recipe = read_recipe_text(RECIPE.format(dtype=dtype), "test")
+    recipe = small_recipe(dtype=dtype)
     return build_model(recipe, FACTS), recipe
 
 

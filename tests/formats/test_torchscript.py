@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import numpy as np
@@ -12,43 +13,33 @@ from ase import Atoms
 
 import lsf
 from lsf import cli
-from lsf.data.statistics import DataFacts
 from lsf.electrostatics.boundary import METHODS, kinds_by_periodicity
 from lsf.electrostatics.plan.coulomb_plan import plan_structure
 from lsf.electrostatics.settings import Electrostatics
 from lsf.errors import ExportError, LsfError, ModelFileError
 from lsf.formats import verify
-from lsf.formats.model_file.file import save_model
 from lsf.formats.torchscript.plan import ScriptPlanner
 from lsf.formats.torchscript.read import METADATA_FILE, ScriptFile
 from lsf.formats.torchscript.write import TorchScriptOptions, export_torchscript
 from lsf.formats.write import export_file, exporter
 from lsf.machine.torchscript import archive, script
-from lsf.models.build import build_model
 from lsf.models.derivatives import evaluate
-from lsf.recipe.read import read_recipe_text
-from tests.formats.test_package import RECIPE
+from tests import builders
+from tests.builders import CHARGES, SALT, SPLIT, small_recipe
 from tests.models.helpers import boxed_water, salt_slab, triclinic_salt, water
-
-FACTS = DataFacts((1, 8, 11, 17), {1: -13.6, 8: -430.0, 11: -5.0, 17: -460.0}, 7.3, {"train": 4})
 
 
 def model_file(
-    folder, boundary="realspace", model="LocalSplitCharges", more="", degree=1, settings="", facts=FACTS
+    folder, boundary="realspace", model="LocalSplitCharges", more="", degree=1, settings="", facts=SALT
 ):
     """Write a small untrained model; ``more`` and ``settings`` are lines of [model] and [electrostatics]."""
-    text = RECIPE.format(dtype="float64")
-    text = text.replace('"realspace"', f'"{boundary}"\nmultipoles_max_l = {degree}\n{settings}')
-    if "hidden_irreps" in more:
-        text = text.replace('hidden_irreps = "4x0e + 4x1o"\n', "")
-    text = text.replace('"LocalSplitCharges"', f'"{model}"').replace("max_ell = 2", f"max_ell = 2\n{more}")
-    keys = 'total_charge = "total_charge"\ntotal_spin = "total_spin"'
-    text = text.replace('energy = "REF_energy"', f'energy = "REF_energy"\n{keys}')
-    if model in ("LocalCharges", "MACE"):
-        text = text.replace("formal_charges", "# formal_charges")
-    recipe = read_recipe_text(text, "test")
-    torch.manual_seed(5)
-    return save_model(build_model(recipe, facts), folder / "small.safetensors", recipe, facts)
+    charges = {} if model in ("LocalCharges", "MACE") else {"formal_charges": CHARGES}
+    recipe = small_recipe(
+        {"use": model, **charges, **tomllib.loads(more)},
+        {"boundary": boundary, "multipoles_max_l": degree, **tomllib.loads(settings)},
+        {"total_charge": "total_charge", "total_spin": "total_spin"},
+    )
+    return builders.model_file(folder, recipe, facts)
 
 
 def exported(folder, dtype=None, **settings):
@@ -131,12 +122,8 @@ def test_single_precision_is_close(tmp_path):
 
 
 def test_formal_charges_from_the_frame_and_their_range(tmp_path):
-    path = model_file(tmp_path)
-    text = RECIPE.format(dtype="float64").replace(
-        "{H = 1.0, O = -2.0, Na = 1.0, Cl = -1.0}", '"from_data"\noxidation_range = [-3.0, 3.0]'
-    )
-    recipe = read_recipe_text(text, "test")
-    loaded = lsf.load(save_model(build_model(recipe, FACTS), path, recipe, FACTS))
+    recipe = small_recipe({**SPLIT, "formal_charges": "from_data", "oxidation_range": [-3.0, 3.0]})
+    loaded = lsf.load(builders.model_file(tmp_path, recipe))
     export_torchscript(loaded, tmp_path / "m.pt", TorchScriptOptions())
     script = ScriptFile(tmp_path / "m.pt")
     atoms = water(2)
