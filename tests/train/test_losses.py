@@ -21,6 +21,7 @@ ALL = (
     "total_charge",
     "atomic_multipoles",
     "electrostatic_potentials",
+    "born_charges",
 )
 OUTPUT = {
     "virials": "virial",
@@ -39,6 +40,7 @@ LOSSES = {
     "dipole": ("dipole", False),
     "dipole_per_atom": ("dipole", True),
     "polarizability": ("polarizability", True),
+    "born_charges": ("born_charges", False),
     "esps": ("electrostatic_potentials", False),
 }
 # terms that are no mean square of a property's entries: tests/train/test_special_losses.py
@@ -85,7 +87,7 @@ def test_every_entry_of_the_registry_is_tested_and_names_its_label():
 def test_mean_runs_over_labelled_entries_only(name):
     batch = mixed_batch()
     label, per_atom = LOSSES[name]
-    atoms = label in ("forces", "atomic_multipoles", "electrostatic_potentials")
+    atoms = label in ("forces", "atomic_multipoles", "electrostatic_potentials", "born_charges")
     # frame 1 has weight 0: it is neither in the sum nor in the count; frame 2 counts with weight 3
     scale = (4.0, 25.0) if per_atom else (1.0, 1.0)
     rows = (2, 5) if atoms else (1, 1)
@@ -103,7 +105,7 @@ def test_unlabelled_frames_change_nothing_even_when_their_prediction_is_nan(name
     predictions = shifted_predictions(batch)
     for key, value in predictions.items():
         value[-1] = float("nan")
-        if key in ("forces", "density_coefficients", "potential"):
+        if key in ("forces", "density_coefficients", "potential", "born_charges"):
             value[-3:] = float("nan")
     assert torch.equal(build(name)(predictions, batch), alone)
 

@@ -167,6 +167,12 @@ class PolarizabilityLoss(Loss):
     per_atom = True
 
 
+class BornChargesLoss(Loss):
+    """Components of the Born effective charges ``Z*[i, α, β] = ∂P_α/∂r_{i,β}``, e²."""
+
+    needs = "born_charges"
+
+
 class PotentialsLoss(Loss):
     """Electrostatic potential at the atoms, V².
 
