@@ -43,6 +43,11 @@ def test_all_ways_equal_the_list(degree: int, way: str, monkeypatch: pytest.Monk
     again = torch.autograd.grad(energy(structure, settings), inputs, create_graph=True)
     for found, expected in zip(again, (listed.by_coefficients, -listed.forces), strict=True):
         torch.testing.assert_close(found.detach(), expected, rtol=1e-11, atol=1e-11)
+    # and second ones likewise
+    total = sum(value.square().sum() for value in again)
+    second = torch.autograd.grad(total, inputs, retain_graph=True)
+    for found, expected in zip(torch.autograd.grad(total, inputs, create_graph=True), second, strict=True):
+        torch.testing.assert_close(found.detach(), expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("way", ["matrices", "chunks"])

@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from structures import KINDS, Structure, energy, kind_structure
+from structures import KINDS, Structure, energy, join, kind_structure
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from lsf.electrostatics.energy import coulomb_energy
+from lsf.electrostatics.exported import torchscript as scripted
 from lsf.electrostatics.settings import Electrostatics
 
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -55,10 +57,16 @@ def recorded(function: Callable[..., Tensor], example: Inputs) -> Callable[..., 
 @pytest.mark.parametrize("degree", [1, 2])
 @pytest.mark.parametrize("method", KINDS)
 def test_captured_energies_are_those_of_python(
-    method: str, degree: int, capture: Callable[..., Callable[..., tuple[Tensor, ...]]]
+    method: str,
+    degree: int,
+    capture: Callable[..., Callable[..., tuple[Tensor, ...]]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(scripted, "CHUNK_ELEMENTS", 7)  # of five atoms, one or two at a time
     chosen = Electrostatics(method, degree, smearing_width=1.3, backend="direct")
     structure = kind_structure(method, degree=degree)
+    if method == "realspace":
+        structure.positions[0] += 40.0  # where Gaussians act as points, beyond all tables
     function = function_of(structure, chosen)
     captured = capture(function, inputs_of(structure))
     # other numbers than those it was captured with, for the same lists
@@ -72,5 +80,24 @@ def test_captured_energies_are_those_of_python(
     found = captured(*inputs_of(other))
     expected = with_gradients(function)(*inputs_of(other))
     for one, reference in zip(found, expected, strict=True):
+        # sums in another order, of energies and derivatives up to some ten
+        torch.testing.assert_close(one.detach(), reference, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("capture", [traced, recorded])
+def test_a_captured_batch_sums_pairs_of_open_structures_only(
+    capture: Callable[..., Callable[..., tuple[Tensor, ...]]],
+) -> None:
+    chosen = Electrostatics("auto", smearing_width=1.3, backend="direct")
+    structures = [kind_structure("pbc"), kind_structure("realspace", n_atoms=4), kind_structure("slab")]
+    coefficients, positions, cell, batch, plan = join(structures, chosen)
+
+    def function(coefficients: Tensor, positions: Tensor, cell: Tensor) -> Tensor:
+        weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+        return (weights * coulomb_energy(coefficients, positions, cell, batch, plan, chosen)).sum()
+
+    inputs = (coefficients, positions, cell)
+    found = capture(function, inputs)(*inputs)
+    for one, reference in zip(found, with_gradients(function)(*inputs), strict=True):
         # sums in another order, of energies and derivatives up to some ten
         torch.testing.assert_close(one.detach(), reference, rtol=1e-11, atol=1e-11)

@@ -52,12 +52,46 @@ def test_the_driver_gives_the_numbers_of_the_model(tmp_path, name, boundary):
     np.testing.assert_allclose(extras["dipole"], expected["dipole"], atol=1e-9)
 
 
+def energy_of(made, atoms):
+    """Return a driver's energy in eV."""
+    from ipi.utils.units import unit_to_internal, unit_to_user
+
+    bohr = unit_to_internal("length", "angstrom", 1.0)
+    energy, *_ = made(np.array(atoms.cell).T * bohr, atoms.positions * bohr)
+    return energy * unit_to_user("energy", "electronvolt", 1.0)
+
+
+def test_the_field_is_the_physical_one(tmp_path):
+    loaded, path = exported(tmp_path)
+    atoms = structures()["ortho"]
+    fields = {"field_x": "0.02", "field_y": "-0.01", "field_z": "0.1"}
+    found = energy_of(driver(tmp_path, atoms, path, unwrapped="true", **fields), atoms)
+    expected = reference(loaded, atoms, electric_field=[0.02, -0.01, 0.1])["energy"]
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert abs(found - reference(loaded, atoms)["energy"]) > 1e-3
+
+
+def test_formal_charges_are_read_from_the_template_where_the_model_needs_them(tmp_path):
+    loaded, path = exported(tmp_path, charges='"from_data"')
+    atoms = structures()["ortho"]
+    atoms.arrays["formal_charges"] *= 0.5
+    found = energy_of(driver(tmp_path, atoms, path), atoms)
+    assert found == pytest.approx(reference(loaded, atoms)["energy"], abs=1e-9)
+    del atoms.arrays["formal_charges"]
+    with pytest.raises(LsfError, match="needs a column formal_charges"):
+        driver(tmp_path, atoms, path)
+
+
 def test_what_the_driver_refuses(tmp_path):
     _, path = exported(tmp_path)
     atoms = structures()["ortho"]
     with pytest.raises(LsfError, match="needs positions that are not wrapped"):
         driver(tmp_path, atoms, path, field_z="0.1")
     driver(tmp_path, atoms, path, field_z="0.1", unwrapped="true")
+    with pytest.raises(LsfError, match=r"total_charge = 1: the model \w+ does not see it"):
+        driver(tmp_path, atoms, path, total_charge="1")
+    with pytest.raises(LsfError, match=r"total_spin = 2: the model \w+ does not see it"):
+        driver(tmp_path, atoms, path, total_spin="2")
     with pytest.raises(LsfError, match="periodic directions, not 0"):
         driver(tmp_path, water(1), path)
     atoms.symbols[0] = "K"

@@ -1,5 +1,6 @@
 """The ASE calculator: all outputs, a cache that sees fields and charges, dynamics that conserve energy."""
 
+import engines
 import numpy as np
 import pytest
 from ase import units
@@ -96,3 +97,17 @@ def test_dynamics_conserve_energy(loaded):
     VelocityVerlet(atoms, 0.1 * units.fs).run(20)
     # an untrained model is stiff; Verlet's error at 0.1 fs is far below this
     assert atoms.get_total_energy() == pytest.approx(start, abs=2e-3)
+
+
+def test_formal_charges_are_those_of_the_atoms_where_the_model_reads_them(tmp_path):
+    atoms = water(2)
+    atoms.calc = engines.stored(tmp_path, "realspace", '"from_data"').ase_calculator()
+    first = atoms.get_potential_energy()
+    # transfer keeps the sum of formal charges
+    assert atoms.get_charges().sum() == pytest.approx(0.0, abs=1e-12)
+    atoms.arrays["formal_charges"][:] = np.where(atoms.numbers == 1, 0.6, -1.0)
+    assert atoms.get_charges().sum() == pytest.approx(0.4, abs=1e-12)
+    assert abs(atoms.get_potential_energy() - first) > 1e-3
+    del atoms.arrays["formal_charges"]
+    with pytest.raises(DataError, match="formal_charges"):
+        atoms.get_potential_energy()
