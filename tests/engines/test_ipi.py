@@ -72,7 +72,7 @@ def test_the_field_is_the_physical_one(tmp_path):
 
 
 def test_formal_charges_are_read_from_the_template_where_the_model_needs_them(tmp_path):
-    loaded, path = exported(tmp_path, charges='"from_data"')
+    loaded, path = exported(tmp_path, charges="from_data")
     atoms = structures()["ortho"]
     atoms.arrays["formal_charges"] *= 0.5
     found = energy_of(driver(tmp_path, atoms, path), atoms)

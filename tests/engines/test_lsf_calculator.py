@@ -1,6 +1,5 @@
 """The ASE calculator: all outputs, a cache that sees fields and charges, dynamics that conserve energy."""
 
-import engines
 import numpy as np
 import pytest
 from ase import units
@@ -9,6 +8,7 @@ from ase.md.verlet import VelocityVerlet
 
 import lsf
 from lsf.errors import DataError, LsfError
+from tests.engines import engines
 from tests.formats.test_package import stored
 from tests.models.helpers import triclinic_salt, water
 
@@ -101,7 +101,7 @@ def test_dynamics_conserve_energy(loaded):
 
 def test_formal_charges_are_those_of_the_atoms_where_the_model_reads_them(tmp_path):
     atoms = water(2)
-    atoms.calc = engines.stored(tmp_path, "realspace", '"from_data"').ase_calculator()
+    atoms.calc = engines.stored(tmp_path, "realspace", "from_data").ase_calculator()
     first = atoms.get_potential_energy()
     # transfer keeps the sum of formal charges
     assert atoms.get_charges().sum() == pytest.approx(0.0, abs=1e-12)
