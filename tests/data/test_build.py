@@ -29,6 +29,7 @@ def labelled():
         polarizability=np.diag([1.0, 2, 3]),
         total_charge=1.0,
         atomic_multipoles=np.arange(27.0).reshape(3, 9),
+        born_charges=np.arange(27.0).reshape(3, 3, 3),
         electrostatic_potentials=[1.0, -2.0, 0.5],
         external_field=[0.1, 0.2, 0.3],
     )
