@@ -1,6 +1,6 @@
 # make demo        train the water model from nothing: environment, installation, run
 # make test        format, types, the direction of imports, lengths and the fast tests
-# make test-quick  below a minute: one set of parameters for every test of the physics, models and training
+# make test-quick  below a minute: one set of parameters for every test of physics, models, data and losses
 # make test-all    make test, then the slow tests (they train models)
 # make test-engines  LAMMPS, i-PI, OpenMM, torch-sim, metatomic and ONNX Runtime with exported models (installs them)
 # make wheel-test  the wheel works outside the checkout
@@ -101,8 +101,11 @@ test: lint
 test-fast: $(VENV)/.installed-test
 	$(PYTEST) -m 'not slow' -n $(JOBS)
 
-# what takes longest with one set of parameters, too: training, compiling, reading many recipes
-QUICK_IGNORED := tests/compat tests/engines tests/commands tests/test_docs.py tests/test_bundled_data.py tests/train/test_distributed.py tests/train/test_compiled.py tests/formats/test_aoti.py tests/formats/test_onnx.py tests/formats/test_metatomic.py
+# left out: what starts processes, compiles, trains through interrupts or reads every recipe
+QUICK_IGNORED := tests/compat tests/engines tests/commands tests/formats tests/machine tests/recipe tests/report \
+  tests/test_docs.py tests/test_bundled_data.py tests/test_mutate.py tests/test_package.py tests/test_makefile.py \
+  tests/train/test_distributed.py tests/train/test_compiled.py tests/train/test_stages.py tests/train/test_failures.py \
+  tests/data/test_shards.py tests/models/test_new_components.py
 
 test-quick: $(VENV)/.installed-test
 	$(PYTEST) --quick -q -n $(JOBS) $(addprefix --ignore=,$(QUICK_IGNORED))
