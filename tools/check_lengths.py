@@ -17,11 +17,7 @@ MODULE_LIMIT: Final = 400
 FUNCTION_LIMIT: Final = 60
 
 # place of a module or function: why it may be longer
-EXCEPTIONS: Final[Mapping[str, str]] = {
-    "lsf/formats/torchscript/model.py::ScriptModel.forward": (
-        "TorchScript passes no argument lists on: 12 inputs and 25 of the trace stand one by one, 40 lines"
-    ),
-}
+EXCEPTIONS: Final[Mapping[str, str]] = {}
 
 
 class Length(NamedTuple):

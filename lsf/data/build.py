@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lsf.data.charges import Floats, FormalCharges, charges_of
 from lsf.data.checks import cell_problems
-from lsf.data.finite import StructureError, check_distances, check_structure
+from lsf.data.finite import StructureError
 from lsf.data.frames import Frame
 from lsf.data.graph import AtomGraph
-from lsf.data.neighbors import Neighbors, find_neighbors
+from lsf.data.neighbors import Search, checked_neighbors, find_neighbors
 from lsf.data.readers.base import TITLE, limited
 from lsf.electrostatics.plan.coulomb_plan import CoulombPlan, plan_structure
 from lsf.electrostatics.settings import Electrostatics
@@ -27,9 +27,6 @@ BOUNDARY_KEY: Final = "electrostatics.boundary"
 
 Planner = Callable[[Electrostatics, Floats, Floats, NDArray[np.bool_]], CoulombPlan]
 """Makes the Coulomb lists of one structure, as :func:`plan_structure` does."""
-
-Search = Callable[[Floats, Floats, NDArray[np.bool_], float], Neighbors]
-"""Finds the edges of one structure, as :func:`find_neighbors` does."""
 
 
 def build_graph(
@@ -65,9 +62,7 @@ def build_graph(
         without atoms, on numbers that are not finite, and on atoms that stand at one place.
     """
     try:
-        check_structure(frame.positions, frame.cell)
-        neighbors = search(frame.positions, frame.cell, frame.pbc, r_max)
-        check_distances(neighbors.edge_index, neighbors.lengths)
+        neighbors = checked_neighbors(search, frame.positions, frame.cell, frame.pbc, r_max)
     except StructureError as error:
         raise DataError(TITLE, [Problem(frame.where, "", error.found, error.expected)]) from error
     plan = planner(settings, frame.positions, frame.cell, frame.pbc)

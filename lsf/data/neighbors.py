@@ -6,12 +6,14 @@ periodic images. The same structure gives the same edges in the same order on ev
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from vesin import NeighborList
 
+from lsf.data.finite import Name, by_index, check_distances, check_structure
 from lsf.machine.caches import enabled
 
 Floats = NDArray[np.float64]
@@ -23,6 +25,10 @@ class Neighbors(NamedTuple):
     edge_index: NDArray[np.int64]  # (2, n_edges): sender, receiver
     unit_shifts: NDArray[np.int64]  # (n_edges, 3): edge vector = r_receiver - r_sender + shift @ cell
     lengths: Floats  # (n_edges,) Å
+
+
+Search = Callable[[Floats, Floats, NDArray[np.bool_], float], Neighbors]
+"""Finds the edges of positions, cell and pbc within a cutoff: :func:`find_neighbors` or a cache."""
 
 
 def find_neighbors(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float) -> Neighbors:
@@ -52,6 +58,25 @@ def find_neighbors(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cuto
     order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], sender, receiver))
     edge_index = np.stack([sender[order], receiver[order]]).astype(np.int64)
     return Neighbors(edge_index, shifts[order].astype(np.int64), lengths[order])
+
+
+def checked_neighbors(
+    search: Search,
+    positions: Floats,
+    cell: Floats,
+    pbc: NDArray[np.bool_],
+    cutoff: float,
+    name: Name = by_index,
+) -> Neighbors:
+    """Return what ``search`` finds for a structure that can be evaluated.
+
+    Raises :class:`lsf.data.finite.StructureError` without atoms, on numbers that are not finite, and on atoms
+    at one place; ``name`` is what atoms are called there.
+    """
+    check_structure(positions, cell, name)
+    found = search(positions, cell, pbc, cutoff)
+    check_distances(found.edge_index, found.lengths, name)
+    return found
 
 
 class NeighborCache:

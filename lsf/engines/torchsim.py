@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsf.data.neighbors import NeighborCache
+from lsf.data.neighbors import NeighborCache, checked_neighbors
 from lsf.errors import LsfError, MissingExtraError
 from lsf.formats.torchscript.read import ScriptFile, check_state, collated, structure_inputs
 from lsf.machine.allocator import keep_freed_memory_in_simulations
@@ -86,7 +86,8 @@ class LsfModel(ModelInterface):  # type: ignore[misc]
             box = cell if pbc.any() else np.zeros((3, 3))
             if index == len(self._neighbors):
                 self._neighbors.append(NeighborCache(self.skin))
-            near = self._neighbors[index](positions[mine], box, pbc, self.file.cutoff)
+            search = self._neighbors[index]
+            near = checked_neighbors(search, positions[mine], box, pbc, self.file.cutoff)
             parts.append(
                 structure_inputs(
                     positions[mine],

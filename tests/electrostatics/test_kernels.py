@@ -24,6 +24,7 @@ from lsf.electrostatics.mesh.transfer import arrange_transfer
 from lsf.electrostatics.multipoles import monomials
 from lsf.electrostatics.open_space import open_energy
 from lsf.electrostatics.settings import Electrostatics
+from lsf.machine import triton as machine
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -63,7 +64,8 @@ def assert_same(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
 
 
 def test_without_triton_and_gpu_the_message_names_extra_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "triton_installed", lambda: False)
+    for module in (kernels, machine):
+        monkeypatch.setattr(module, "triton_installed", lambda: False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     structure = kind_structure("pbc")
     for method in ("pbc", "realspace"):
@@ -73,7 +75,8 @@ def test_without_triton_and_gpu_the_message_names_extra_and_device(monkeypatch: 
 
 
 def test_with_triton_but_no_gpu_the_message_names_the_device_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "triton_installed", lambda: True)
+    for module in (kernels, machine):
+        monkeypatch.setattr(module, "triton_installed", lambda: True)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(kernels.KernelError, match="cannot be used: the tensors are on 'cpu', not on a CUDA"):
         kernels.require_kernels(torch.device("cpu"))

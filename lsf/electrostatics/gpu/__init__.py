@@ -7,36 +7,16 @@ where the tensors are, then import them. The modules ``fourier``, ``mesh`` and `
 
 from __future__ import annotations
 
-import importlib.util
-import os
-
 import torch
 from torch import Tensor
 
 from lsf.electrostatics.fourier.backends import AdjointPair, MeshTransfer
 from lsf.errors import LsfError
+from lsf.machine.triton import interpreter_requested, kernels_run, triton_installed
 
 
 class KernelError(LsfError):
     """The kernel backend cannot run on a device."""
-
-
-def triton_installed() -> bool:
-    """Return whether the package Triton can be imported; does not import it."""
-    return importlib.util.find_spec("triton") is not None
-
-
-def interpreter_requested() -> bool:
-    """Return whether the environment asks for Triton's interpreter (``TRITON_INTERPRET=1``).
-
-    Triton reads the variable when a kernel's module is imported: set it before the first kernel is used.
-    """
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
-
-
-def kernels_run(device: torch.device) -> bool:
-    """Return whether Triton kernels can run on tensors of ``device``."""
-    return triton_installed() and (device.type == "cuda" or interpreter_requested())
 
 
 def require_kernels(device: torch.device) -> None:

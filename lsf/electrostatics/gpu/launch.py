@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lsf.electrostatics.fourier.pair import kept, raise_and_contract
-from lsf.electrostatics.gpu import interpreter_requested
+from lsf.machine.triton import interpreter_requested
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from lsf.electrostatics.fourier.backends import MeshTransfer
-from lsf.electrostatics.gpu import kernel_transfer, kernels_run
+from lsf.electrostatics.gpu import kernel_transfer
 from lsf.electrostatics.mesh.splines import amplitudes
 from lsf.electrostatics.mesh.transfer import arrange_transfer
+from lsf.machine.triton import kernels_run
 
 
 class MeshWaves(NamedTuple):

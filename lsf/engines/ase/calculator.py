@@ -12,12 +12,12 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from lsf.data.build import Planner, Search, build_graphs
+from lsf.data.build import Planner, build_graphs
 from lsf.data.checks import species_problems
 from lsf.data.finite import check_results
 from lsf.data.frames import Frame, frame_from_atoms
 from lsf.data.graph import AtomGraph, collate
-from lsf.data.neighbors import NeighborCache, find_neighbors
+from lsf.data.neighbors import NeighborCache, Search, find_neighbors
 from lsf.electrostatics.net_charge import net_charge_effect
 from lsf.electrostatics.plan.cache import PlanCache
 from lsf.electrostatics.plan.coulomb_plan import plan_structure

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lsf.data.charges import FROM_DATA, charges_of
-from lsf.data.finite import check_distances, check_structure
-from lsf.data.neighbors import find_neighbors
+from lsf.data.neighbors import checked_neighbors, find_neighbors
 from lsf.data.tables import group_by_species, joined, neighbor_slots
 from lsf.electrostatics.plan.coulomb_plan import outline_structure, plan_arrays
 from lsf.electrostatics.settings import Electrostatics
@@ -63,9 +62,7 @@ class ArrayInputs:
         """Return the arrays of one structure, without tables."""
         positions, cell = np.array(atoms.positions, dtype=np.float64), np.array(atoms.cell, dtype=np.float64)
         pbc, numbers = np.array(atoms.pbc, dtype=np.bool_), np.array(atoms.numbers, dtype=np.int64)
-        check_structure(positions, cell)
-        near = find_neighbors(positions, cell, pbc, self.metadata["cutoff"])
-        check_distances(near.edge_index, near.lengths)
+        near = checked_neighbors(find_neighbors, positions, cell, pbc, self.metadata["cutoff"])
         plan: dict[str, Array] = {}
         if self.settings is not None:
             plan = plan_arrays(self.settings, outline_structure(self.settings, positions, cell, pbc))

@@ -121,10 +121,16 @@ class ScriptModel(nn.Module):
         found: dict[str, Tensor] = {}
         for index, name in enumerate(self.names):
             found[name] = values[index]
+        return self.differentiated(found, moving, strain, plan.cell, detail)
+
+    def differentiated(
+        self, found: dict[str, Tensor], moving: Tensor, strain: Tensor, cell: Tensor, detail: int
+    ) -> dict[str, Tensor]:
+        """Return the outputs with the derivatives that ``detail`` asks for, without their graph."""
         if detail >= 1:
             gradients = derivatives(found["energy"], [moving, strain], detail >= 2)
             found["forces"] = -gradients[0]
-            found["virial"], found["stress"] = virial_and_stress(gradients[1], plan.cell)
+            found["virial"], found["stress"] = virial_and_stress(gradients[1], cell)
         if detail >= 2:
             found["potential"] = potential(found["energy_coulomb"], found["density_coefficients"])
         result: dict[str, Tensor] = {}

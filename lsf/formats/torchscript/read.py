@@ -17,8 +17,8 @@ from ase import Atoms
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lsf.data.finite import Name, by_index, check_distances, check_results, check_structure
-from lsf.data.neighbors import NeighborCache, Neighbors, find_neighbors
+from lsf.data.finite import Name, by_index, check_results
+from lsf.data.neighbors import NeighborCache, Neighbors, checked_neighbors, find_neighbors
 from lsf.data.tables import joined
 from lsf.errors import LsfError, ModelFileError
 from lsf.formats.metadata import checked_metadata
@@ -180,9 +180,7 @@ class ScriptSystem:
         """
         periodic = np.asarray(pbc, dtype=np.bool_)
         positions, cell = np.asarray(positions), np.asarray(cell)
-        check_structure(positions, cell, self.name)
-        near = self.neighbors(positions, cell, periodic, self.file.cutoff)
-        check_distances(near.edge_index, near.lengths, self.name)
+        near = checked_neighbors(self.neighbors, positions, cell, periodic, self.file.cutoff, self.name)
         inputs = structure_inputs(
             positions, cell, periodic, self.atomic_numbers, self.file.cutoff, near, **self.state, **other
         )
@@ -238,14 +236,15 @@ def structure_inputs(
     total_charge: float = 0.0,
     total_spin: float = 0.0,
 ) -> dict[str, Tensor]:
-    """Return the arguments of a file's ``forward`` for one structure; positions and cell in Å."""
+    """Return the arguments of a file's ``forward`` for one structure; positions and cell in Å.
+
+    ``neighbors`` are those of :func:`lsf.data.neighbors.checked_neighbors`, searched where not given.
+    """
     positions = np.ascontiguousarray(positions, dtype=np.float64)
     cell = np.ascontiguousarray(cell, dtype=np.float64).reshape(3, 3)
     periodic = np.asarray(pbc, dtype=np.bool_).reshape(3)
-    check_structure(positions, cell)
     if neighbors is None:
-        neighbors = find_neighbors(positions, cell, periodic, cutoff)
-    check_distances(neighbors.edge_index, neighbors.lengths)
+        neighbors = checked_neighbors(find_neighbors, positions, cell, periodic, cutoff)
     field = np.zeros(3) if external_field is None else np.asarray(external_field, dtype=np.float64)
     charges = np.zeros(0) if formal_charges is None else np.asarray(formal_charges, dtype=np.float64)
     return {

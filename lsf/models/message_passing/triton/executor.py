@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lsf.electrostatics.gpu import interpreter_requested, triton_installed
+from lsf.machine.triton import interpreter_requested, triton_installed
 from lsf.models.convolution import ConvolutionPaths, RadialWeights
 from lsf.models.couplings import wigner_3j
 from lsf.models.message_passing.executors import Executor, Messages, not_on_gpu, require_kernels
